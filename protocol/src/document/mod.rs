@@ -1,0 +1,20 @@
+//! The document types, one a file; each has a page of the same name in `spec/`.
+
+mod index;
+mod presence;
+mod revocation;
+
+pub use index::{Entry, MAX_ENTRIES, MAX_SLICE_BYTES, Slice, SliceHead, check_path, parse_cursor};
+pub use presence::{Endpoints, MAX_PRESENCE_BYTES, Presence, RelayBlock};
+pub use revocation::Revocation;
+
+use crate::sign::DocumentError;
+
+/// A rule of a type as a sentence: `Err(Malformed(..))` unless it holds.
+fn require(holds: bool, rule: &str) -> Result<(), DocumentError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(DocumentError::Malformed(rule.to_owned()))
+    }
+}

@@ -1,0 +1,23 @@
+//! The vocabulary of Human.Net: documents, proofs and decisions, without any IO.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`did`] | a DID *is* an Ed25519 key; whoever has the DID can verify |
+//! | [`canonical`] | JSON parsed strictly and written canonically (RFC 8785) |
+//! | [`sign`] | `Signed<T>`: cannot be built unverified, keeps the bytes |
+//! | [`document`] | one document type a file |
+//! | [`merkle`] | RFC 6962 trees over BLAKE3: roots, frontiers, inclusion proofs |
+//! | [`log`] | an append-only signed log: following one, and writing one's own |
+//! | [`federation`] | which peer is asked when, and what its state is |
+//! | [`invariants`] | the numbered laws of `spec/`, used by every level of test |
+//! | [`time`], [`digest`] | values |
+//!
+//! Nothing here reads a clock, a disk, a socket or a global source of randomness: those come in as arguments.
+
+pub mod canonical;
+pub mod did;
+pub mod digest;
+pub mod document;
+pub mod merkle;
+pub mod sign;
+pub mod time;
