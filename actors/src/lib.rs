@@ -1,0 +1,6 @@
+//! Placeholder.
+pub mod settings;
+pub mod clock;
+pub mod failpoint;
+pub mod metrics;
+pub mod supervise;
