@@ -1,0 +1,492 @@
+//! Judging pages of a log: pure, all or nothing.
+//!
+//! A page is one signed document a line. Each line is verified, tested for conflict with what is held, then
+//! for order, chain and binding (rules L1–L8 of `spec/index@2.md`). A page with one bad line is refused
+//! whole, so that what was accepted earlier never depends on it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{History, LogState, PresenceMark};
+use crate::did::Did;
+use crate::digest::Digest;
+use crate::document::{Presence, Slice};
+use crate::invariants;
+use crate::sign::{Document, DocumentError, Signed, Unverified};
+use crate::time::Timestamp;
+
+/// Who answered: the publisher's own node must be current, a holder may lag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The node of the log's publisher.
+    Publisher,
+    /// Somebody else, who holds a copy.
+    Holder,
+}
+
+/// What is known of a page beyond its lines.
+#[derive(Debug, Clone, Copy)]
+pub struct PageContext {
+    /// The follower's time.
+    pub now: Timestamp,
+    /// Who answered.
+    pub source: Source,
+    /// Whether the page says that it reaches the head: it has no `rel="next"`.
+    pub reaches_head: bool,
+}
+
+/// A verified line of a log.
+#[derive(Debug, Clone)]
+pub enum Line {
+    /// A slice.
+    Slice(Signed<Slice>),
+    /// A presence.
+    Presence(Signed<Presence>),
+}
+
+impl Line {
+    /// Verifies one line on its own. Errors: see [`DocumentError`]; a type that no log has is [`DocumentError::Type`].
+    pub fn verify(bytes: Bytes) -> Result<Self, DocumentError> {
+        let line = Unverified::parse(bytes)?;
+        if line.kind() == Presence::TYPE {
+            return line.verify().map(Self::Presence);
+        }
+        line.verify().map(Self::Slice)
+    }
+
+    /// The line's bytes, without a line end.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Slice(slice) => slice.bytes(),
+            Self::Presence(presence) => presence.bytes(),
+        }
+    }
+}
+
+/// Why a page is refused. Nothing of it is accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    /// A line is not a document that we believe.
+    #[error("line {line}: {error}")]
+    Document {
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        error: DocumentError,
+    },
+    /// A document of another publisher.
+    #[error("a document is signed by {got}, not by the publisher {expected}")]
+    Publisher {
+        /// Whose it is.
+        got: Did,
+        /// Whose was asked for.
+        expected: Did,
+    },
+    /// A document of another epoch than the one followed.
+    #[error("the epoch is {got}, not {expected}")]
+    Epoch {
+        /// The document's.
+        got: u64,
+        /// Ours.
+        expected: u64,
+    },
+    /// A slice that differs from the one held at the same place.
+    #[error("the slice at {cursor} is not the one accepted earlier")]
+    Conflict {
+        /// Where.
+        cursor: u64,
+    },
+    /// Two presences of one sequence, or a root that contradicts ours at the same size.
+    #[error("the presence contradicts what was accepted: {0}")]
+    PresenceConflict(&'static str),
+    /// Seqs are skipped.
+    #[error("the slice begins at {got} where {expected} was due")]
+    Gap {
+        /// The slice's cursor.
+        got: u64,
+        /// The size of the log so far.
+        expected: u64,
+    },
+    /// `prev` is not the digest of the slice before.
+    #[error("prev of the slice at {cursor} does not chain to the slice before")]
+    Chain {
+        /// Where.
+        cursor: u64,
+    },
+    /// The frontier and the slice's leaves do not fold to `log_root`.
+    #[error("log_root of the slice at {cursor} does not follow from the log and its entries")]
+    LogRoot {
+        /// Where.
+        cursor: u64,
+    },
+    /// A slice names a presence that was not shown, or that cannot have been the last before it.
+    #[error("the slice at {cursor} does not name the last presence before it: {why}")]
+    Binding {
+        /// Where.
+        cursor: u64,
+        /// In which way.
+        why: &'static str,
+    },
+    /// A presence that binds a size at which no slice ends, or beyond the slices shown.
+    #[error("the presence binds size {size}, where the log has no boundary")]
+    Boundary {
+        /// The size.
+        size: u64,
+    },
+    /// A lower sequence, or a smaller log, than was accepted from the publisher before.
+    #[error("rollback: {0}")]
+    Rollback(String),
+    /// A time or sequence of more than five minutes ahead of ours.
+    #[error("the document lies more than 5 minutes ahead of our clock")]
+    Ahead,
+    /// The publisher's own node shows a presence that has expired.
+    #[error("the publisher's presence expired at {0}")]
+    Expired(Timestamp),
+    /// A page that reaches the head ends with the current presence; this one does not.
+    #[error("the page reaches the head but does not end with the current presence")]
+    NoPresence,
+}
+
+impl PageError {
+    /// A stable code for logs and peer states.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Document { error, .. } => error.code(),
+            Self::Publisher { .. } => "wrong_publisher",
+            Self::Epoch { .. } => "wrong_epoch",
+            Self::Conflict { .. } => "conflicting_slice",
+            Self::PresenceConflict(_) => "conflicting_presence",
+            Self::Gap { .. } => "gap",
+            Self::Chain { .. } => "broken_chain",
+            Self::LogRoot { .. } => "wrong_log_root",
+            Self::Binding { .. } => "unbound_slice",
+            Self::Boundary { .. } => "unbound_presence",
+            Self::Rollback(_) => "rollback",
+            Self::Ahead => "ahead_of_clock",
+            Self::Expired(_) => "expired_presence",
+            Self::NoPresence => "no_current_presence",
+        }
+    }
+}
+
+/// What a page adds: to be made durable in this order, then believed.
+#[derive(Debug)]
+pub struct VerifiedPage {
+    /// The new lines, in page order.
+    pub lines: Vec<Line>,
+    /// The log after them.
+    pub state: LogState,
+    /// Whether the answerer knows of more than the page brought.
+    pub behind: bool,
+}
+
+impl VerifiedPage {
+    /// How many slices are new.
+    #[must_use]
+    pub fn slices(&self) -> usize {
+        self.lines
+            .iter()
+            .filter(|line| matches!(line, Line::Slice(_)))
+            .count()
+    }
+}
+
+impl LogState {
+    /// Judges one page. `lines` are the page's lines without line ends. Errors: the first rule that is broken.
+    pub fn follow(
+        &self,
+        lines: &[Bytes],
+        context: PageContext,
+        history: &dyn History,
+    ) -> Result<VerifiedPage, PageError> {
+        let mut page = Judge::new(self, context, history);
+        let last = lines.len();
+        for (number, bytes) in lines.iter().enumerate() {
+            let line = Line::verify(bytes.clone()).map_err(|error| PageError::Document {
+                line: number + 1,
+                error,
+            })?;
+            match line {
+                Line::Slice(slice) => page.slice(slice)?,
+                Line::Presence(presence) => page.presence(presence, number + 1 == last)?,
+            }
+        }
+        page.finish()
+    }
+}
+
+/// Rebuilds a log's state from lines that we stored ourselves, in order; the same rules, without a clock.
+/// Errors: as [`LogState::follow`]; the state is then what the lines before the bad one make it.
+pub fn replay(state: &mut LogState, line: &Line, history: &dyn History) -> Result<(), PageError> {
+    // Presences may be older than the newest known and may have expired: they are history.
+    let context = PageContext {
+        now: Timestamp(u64::MAX),
+        source: Source::Holder,
+        reaches_head: false,
+    };
+    let mut judge = Judge::new(state, context, history);
+    match line {
+        Line::Slice(slice) => judge.slice(slice.clone())?,
+        Line::Presence(presence) => {
+            judge.admit(presence)?;
+            judge.state.presence = newer(judge.state.presence, PresenceMark::from(presence));
+        }
+    }
+    *state = judge.state;
+    Ok(())
+}
+
+fn newer(held: Option<PresenceMark>, seen: PresenceMark) -> Option<PresenceMark> {
+    held.filter(|held| held.sequence >= seen.sequence)
+        .or(Some(seen))
+}
+
+/// The state of judging one page.
+struct Judge<'a> {
+    before: &'a LogState,
+    state: LogState,
+    context: PageContext,
+    history: &'a dyn History,
+    lines: Vec<Line>,
+    /// Presences seen on this page, by digest.
+    seen: BTreeMap<Digest, PresenceMark>,
+    /// Roots at the slice ends of this page.
+    boundaries: BTreeMap<u64, Digest>,
+    /// The last line, when it is a presence: judged after the page's slices.
+    current: Option<Signed<Presence>>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(before: &'a LogState, context: PageContext, history: &'a dyn History) -> Self {
+        Self {
+            before,
+            state: before.clone(),
+            context,
+            history,
+            lines: Vec::new(),
+            seen: BTreeMap::new(),
+            boundaries: BTreeMap::from([(before.size(), before.root())]),
+            current: None,
+        }
+    }
+
+    fn of_this_log(&self, publisher: Did, epoch: u64) -> Result<(), PageError> {
+        if publisher != self.state.publisher {
+            return Err(PageError::Publisher {
+                got: publisher,
+                expected: self.state.publisher,
+            });
+        }
+        if epoch != self.state.epoch {
+            return Err(PageError::Epoch {
+                got: epoch,
+                expected: self.state.epoch,
+            });
+        }
+        Ok(())
+    }
+
+    fn root_at(&self, size: u64) -> Option<Digest> {
+        self.boundaries
+            .get(&size)
+            .copied()
+            .or_else(|| self.history.root_at(size))
+    }
+
+    fn known(&self, digest: &Digest) -> Option<PresenceMark> {
+        let held = [self.before.presence, self.before.named]
+            .into_iter()
+            .flatten();
+        let held = held
+            .chain(self.seen.get(digest).copied())
+            .find(|mark| mark.digest == *digest);
+        held.or_else(|| self.history.presence(digest))
+    }
+
+    fn slice(&mut self, slice: Signed<Slice>) -> Result<(), PageError> {
+        self.of_this_log(slice.publisher, slice.epoch)?;
+        let (cursor, size) = (slice.cursor, self.state.size());
+        if cursor < size {
+            // Held already, or a contradiction; a boundary of ours inside it contradicts as well.
+            let same = self.history.slice_at(cursor) == Some(slice.digest());
+            return if same {
+                Ok(())
+            } else {
+                Err(PageError::Conflict { cursor })
+            };
+        }
+        if cursor > size {
+            return Err(PageError::Gap {
+                got: cursor,
+                expected: size,
+            });
+        }
+        if slice.prev != self.state.head {
+            return Err(PageError::Chain { cursor });
+        }
+        if slice.generated_at.is_ahead_of(self.context.now) {
+            return Err(PageError::Ahead);
+        }
+        let named = self.binding(&slice)?;
+        let before = self.state.clone();
+        self.state.advance(&slice, named);
+        if self.state.root() != slice.log_root {
+            return Err(PageError::LogRoot { cursor });
+        }
+        debug_assert!(invariants::slice_extends_log(&before, &slice, &self.state));
+        self.boundaries.insert(self.state.size(), slice.log_root);
+        self.lines.push(Line::Slice(slice));
+        Ok(())
+    }
+
+    /// The presence that `slice` names, which must have been the last before it.
+    fn binding(&self, slice: &Slice) -> Result<PresenceMark, PageError> {
+        let unbound = |why| PageError::Binding {
+            cursor: slice.cursor,
+            why,
+        };
+        let named = self
+            .known(&slice.presence_digest)
+            .ok_or_else(|| unbound("that presence was not shown"))?;
+        if named.log_size > slice.cursor {
+            return Err(unbound("that presence binds a larger log"));
+        }
+        if self
+            .state
+            .named
+            .is_some_and(|earlier| named.sequence < earlier.sequence)
+        {
+            return Err(unbound("the slice before names a later one"));
+        }
+        if self.root_at(named.log_size) != Some(named.merkle_root) {
+            return Err(unbound("that presence has another root at its size"));
+        }
+        Ok(named)
+    }
+
+    fn presence(&mut self, presence: Signed<Presence>, last: bool) -> Result<(), PageError> {
+        self.of_this_log(presence.did, presence.epoch)?;
+        let sequence = Timestamp(presence.sequence);
+        if sequence.is_ahead_of(self.context.now)
+            || presence.issued_at.is_ahead_of(self.context.now)
+        {
+            return Err(PageError::Ahead);
+        }
+        if last {
+            self.current = Some(presence);
+            return Ok(());
+        }
+        // A presence on the way is history: it stands before the first slice that names it.
+        if presence.log_size > self.state.size() {
+            return Err(PageError::Boundary {
+                size: presence.log_size,
+            });
+        }
+        self.admit(&presence)
+    }
+
+    /// Takes in a presence whose size is within the log, checking what it binds.
+    fn admit(&mut self, presence: &Signed<Presence>) -> Result<(), PageError> {
+        self.of_this_log(presence.did, presence.epoch)?;
+        let mark = PresenceMark::from(presence);
+        let held = [self.state.presence, self.state.named]
+            .into_iter()
+            .flatten()
+            .chain(self.seen.values().copied());
+        for other in held {
+            if other.sequence == mark.sequence && other.digest != mark.digest {
+                return Err(PageError::PresenceConflict(
+                    "another presence has the same sequence",
+                ));
+            }
+        }
+        match self.root_at(mark.log_size) {
+            None => {
+                return Err(PageError::Boundary {
+                    size: mark.log_size,
+                });
+            }
+            Some(root) if root != mark.merkle_root => {
+                return Err(PageError::PresenceConflict(
+                    "its merkle_root is not the log's at its size",
+                ));
+            }
+            Some(_) => {}
+        }
+        if self.known(&mark.digest).is_none() {
+            self.lines.push(Line::Presence(presence.clone()));
+        }
+        self.seen.insert(mark.digest, mark);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<VerifiedPage, PageError> {
+        let Some(current) = self.current.take() else {
+            return if self.context.reaches_head {
+                Err(PageError::NoPresence)
+            } else {
+                Ok(self.page(true))
+            };
+        };
+        let size = self.state.size();
+        if current.log_size > size {
+            return if self.context.reaches_head {
+                Err(PageError::Boundary {
+                    size: current.log_size,
+                })
+            } else {
+                Ok(self.page(true))
+            };
+        }
+        if self.context.source == Source::Publisher && self.context.reaches_head {
+            if current.is_expired(self.context.now) {
+                return Err(PageError::Expired(current.expires_at));
+            }
+            if let Some(held) = self
+                .before
+                .presence
+                .filter(|held| current.sequence < held.sequence)
+            {
+                let (got, held) = (current.sequence, held.sequence);
+                return Err(PageError::Rollback(format!(
+                    "the presence's sequence {got} is below {held}"
+                )));
+            }
+            if current.log_size < size {
+                self.admit(&current)?;
+                let got = current.log_size;
+                return Err(PageError::Rollback(format!(
+                    "the log of {size} entries is said to have {got}"
+                )));
+            }
+        }
+        let stale = self
+            .state
+            .presence
+            .is_some_and(|held| current.sequence < held.sequence);
+        self.admit(&current)?;
+        if stale {
+            // A holder that lags: its older presence is neither news nor a lie.
+            self.lines
+                .pop_if(|line| matches!(line, Line::Presence(p) if p.digest() == current.digest()));
+        }
+        self.state.presence = newer(self.state.presence, PresenceMark::from(&current));
+        let behind = !self.context.reaches_head;
+        Ok(self.page(behind))
+    }
+
+    fn page(mut self, behind: bool) -> VerifiedPage {
+        // A presence that a slice names counts as accepted as well.
+        for mark in self.seen.values() {
+            self.state.presence = newer(self.state.presence, *mark);
+        }
+        VerifiedPage {
+            lines: self.lines,
+            state: self.state,
+            behind,
+        }
+    }
+}
