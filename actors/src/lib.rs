@@ -4,3 +4,5 @@ pub mod clock;
 pub mod failpoint;
 pub mod metrics;
 pub mod supervise;
+pub mod home;
+pub mod vault;
