@@ -6,3 +6,4 @@ pub mod metrics;
 pub mod supervise;
 pub mod home;
 pub mod vault;
+pub mod store;
