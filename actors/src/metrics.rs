@@ -175,9 +175,9 @@ impl Metrics {
             .set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 
-    /// An artifact of `bytes` was fetched, verified and stored.
-    pub fn artifact_mirrored(&self, bytes: u64) {
-        self.inner.mirrored_artifacts.inc();
+    /// `count` artifacts of `bytes` together were fetched, verified and stored.
+    pub fn artifacts_mirrored(&self, count: u64, bytes: u64) {
+        self.inner.mirrored_artifacts.inc_by(count);
         self.inner.mirrored_bytes.inc_by(bytes);
     }
 
@@ -234,7 +234,7 @@ mod tests {
         metrics.http_answered(503);
         metrics.http_answered(42);
         metrics.log_grew(7, 3);
-        metrics.artifact_mirrored(2048);
+        metrics.artifacts_mirrored(1, 2048);
         let text = metrics.encode();
         for line in [
             "hn_federation_sync_success_total 1",

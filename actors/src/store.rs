@@ -146,7 +146,7 @@ impl Batch {
         tree: Tree,
         key: &[u8],
         value: &T,
-    ) -> Result<&mut Self, StoreError> {
+    ) -> Result<(), StoreError> {
         self.put_bytes(tree, key, postcard::to_stdvec(value)?)
     }
 
@@ -156,7 +156,7 @@ impl Batch {
         tree: Tree,
         key: &[u8],
         value: Vec<u8>,
-    ) -> Result<&mut Self, StoreError> {
+    ) -> Result<(), StoreError> {
         if value.len() > MAX_VALUE {
             return Err(StoreError::TooLarge(value.len()));
         }
@@ -165,17 +165,16 @@ impl Batch {
             key: full_key(tree, key),
             value: Some(value),
         });
-        Ok(self)
+        Ok(())
     }
 
     /// Removes `key`.
-    pub fn remove(&mut self, tree: Tree, key: &[u8]) -> &mut Self {
+    pub fn remove(&mut self, tree: Tree, key: &[u8]) {
         self.bytes += key.len();
         self.changes.push(Change {
             key: full_key(tree, key),
             value: None,
         });
-        self
     }
 
     /// Adds the changes of `later` behind these.
