@@ -184,13 +184,14 @@ impl Network {
     pub fn leave(&mut self, role: Role) {
         for node in self.nodes.iter_mut().filter(|n| n.role == role) {
             node.running = false;
+            node.gone = true;
         }
     }
 
     fn heal(&mut self) {
         self.far.fill(false);
         for node in 0..self.nodes.len() {
-            if !self.nodes[node].running && self.nodes[node].role != Role::Absentee {
+            if !self.nodes[node].running {
                 self.start(node);
             }
         }
@@ -202,6 +203,9 @@ impl Network {
     }
 
     fn start(&mut self, node: usize) {
+        if self.nodes[node].gone {
+            return;
+        }
         let seed = self.chance.below(u64::MAX);
         let effects = self.nodes[node].start(seed, self.now);
         self.perform(node, effects);

@@ -40,6 +40,8 @@ pub struct Node {
     /// Healths as they were saved: what a restart begins with.
     saved: BTreeMap<Did, PeerHealth>,
     pub running: bool,
+    /// Left for good.
+    pub gone: bool,
     /// Pulls under way, with the number of the question that waits for its answer.
     pub pulls: BTreeMap<Did, u64>,
     published: usize,
@@ -55,6 +57,7 @@ impl Node {
             peers: BTreeSet::new(),
             saved: BTreeMap::new(),
             running: true,
+            gone: false,
             pulls: BTreeMap::new(),
             published: 0,
         }
