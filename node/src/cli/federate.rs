@@ -1,0 +1,276 @@
+//! `hn mcp federate`: whom this node follows.
+
+use clap::{Args, Subcommand, ValueEnum};
+use reqwest::{Method, Url};
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::output::{self, CliError, Outcome};
+use crate::client;
+use crate::names::Names;
+
+/// What stands in the place of an empty table.
+const NOBODY: &str = "nobody is followed; next: hn mcp federate add DID URL\n";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow a peer, or change how it is followed
+    Add(Add),
+    /// Stop following a peer; what was verified stays
+    Remove(Remove),
+    /// List the peers and how they are
+    List,
+    /// Pull now, and say what came
+    Refresh(Refresh),
+}
+
+#[derive(Debug, Args)]
+pub struct Add {
+    /// DID of the peer, or its alias when it is known already
+    #[arg(value_name = "DID|ALIAS")]
+    did: String,
+    /// Base URL of the peer; without it, it is looked for in what this node holds
+    #[arg(value_parser = parse_url)]
+    url: Option<Url>,
+    /// URL of the peer's presence, where it is not <URL>/presence
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    presence: Option<Url>,
+    /// Follow only its own log, or also the logs that it holds for others [default: held]
+    #[arg(long, value_enum)]
+    scope: Option<Scope>,
+    /// Also keep the published files, not only the index
+    #[arg(long)]
+    mirror: bool,
+    /// Name for the peer on this node
+    #[arg(long, value_name = "NAME", value_parser = super::id::parse_alias)]
+    alias: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Scope {
+    Own,
+    Held,
+}
+
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The peer
+    #[arg(value_name = "DID|ALIAS")]
+    did: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Refresh {
+    /// One peer; else all
+    #[arg(value_name = "DID|ALIAS")]
+    did: Option<String>,
+    /// Also fetch the published files that are missing here
+    #[arg(long)]
+    mirror: bool,
+}
+
+/// Carries out one `hn mcp federate` command.
+pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
+    match command {
+        Command::Add(arguments) => add(ctx, arguments).await,
+        Command::Remove(arguments) => remove(ctx, arguments).await,
+        Command::List => list(ctx).await,
+        Command::Refresh(arguments) => {
+            refresh(ctx, arguments.did.as_deref(), arguments.mirror).await
+        }
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    match url.scheme() {
+        "http" | "https" => Ok(url),
+        other => Err(format!("write http:// or https://, not {other}:")),
+    }
+}
+
+async fn add(ctx: &Context, arguments: Add) -> Result<Outcome, CliError> {
+    let mut body = Map::new();
+    let mut set =
+        |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+    set(
+        "url",
+        arguments
+            .url
+            .map(|url| json!(url.as_str().trim_end_matches('/'))),
+    );
+    set("presence", arguments.presence.map(|url| json!(url)));
+    set(
+        "scope",
+        arguments.scope.map(|scope| {
+            json!(match scope {
+                Scope::Own => "own",
+                Scope::Held => "held",
+            })
+        }),
+    );
+    set("mirror", arguments.mirror.then_some(json!(true)));
+    set("alias", arguments.alias.map(Value::String));
+
+    let (answer, names) = client::with_node(ctx, async |admin| {
+        let did = Names::load(ctx, admin).await?.did(&arguments.did)?;
+        let request = admin
+            .request(Method::PUT, &format!("/admin/federation/peers/{did}"))
+            .json(&body);
+        let answer = client::json(request).await?;
+        let names = Names::load(ctx, admin).await?;
+        Ok((answer, names))
+    })
+    .await?;
+    output::show(ctx.format, &answer, |answer| {
+        let peer = &answer["peer"];
+        let mirrored = if peer["mirror"] == true {
+            ", its files mirrored"
+        } else {
+            ""
+        };
+        let name = names.show(text(peer, "did"));
+        format!(
+            "following {name} at {}, scope {}{mirrored}\n",
+            text(peer, "url"),
+            text(peer, "scope")
+        )
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn remove(ctx: &Context, arguments: Remove) -> Result<Outcome, CliError> {
+    let (answer, shown) = client::with_node(ctx, async |admin| {
+        let names = Names::load(ctx, admin).await?;
+        let did = names.did(&arguments.did)?;
+        let request = admin.request(Method::DELETE, &format!("/admin/federation/peers/{did}"));
+        Ok((client::json(request).await?, names.show(&did)))
+    })
+    .await?;
+    output::show(ctx.format, &answer, |_| {
+        format!("no longer following {shown}; what was verified stays\n")
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn list(ctx: &Context) -> Result<Outcome, CliError> {
+    let answer = client::with_node(ctx, async |admin| {
+        admin.get("/admin/federation/peers").await
+    })
+    .await?;
+    let names = Names::of(ctx, &answer);
+    output::show(ctx.format, &answer, |answer| listed(answer, &names))?;
+    Ok(Outcome::Done)
+}
+
+/// The peers of an answer as a table.
+pub fn listed(answer: &Value, names: &Names) -> String {
+    let peers = answer["peers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    if peers.is_empty() {
+        return NOBODY.to_owned();
+    }
+    let mut table = output::table([
+        "peer",
+        "url",
+        "scope",
+        "mirror",
+        "state",
+        "entries",
+        "last sync",
+    ]);
+    for peer in peers {
+        table.add_row([
+            names.show(text(peer, "did")),
+            text(peer, "url").to_owned(),
+            text(peer, "scope").to_owned(),
+            if peer["mirror"] == true { "yes" } else { "" }.to_owned(),
+            text(peer, "state").to_owned(),
+            peer["log_size"]
+                .as_u64()
+                .map(|size| size.to_string())
+                .unwrap_or_default(),
+            text(peer, "last_sync").to_owned(),
+        ]);
+    }
+    output::lines(&table)
+}
+
+/// Pulls from one peer or all, prints what came, and says by the exit code whether all could be followed.
+pub async fn refresh(ctx: &Context, peer: Option<&str>, mirror: bool) -> Result<Outcome, CliError> {
+    let (answer, names) = client::with_node(ctx, async |admin| {
+        let names = Names::load(ctx, admin).await?;
+        let mut body = Map::new();
+        if let Some(peer) = peer {
+            body.insert("did".to_owned(), names.did(peer)?.into());
+        }
+        if mirror {
+            body.insert("mirror".to_owned(), true.into());
+        }
+        let body = Value::Object(body);
+        let round = admin.post("/admin/federation/refresh", &body);
+        Ok((output::waiting("pulling from peers", round).await?, names))
+    })
+    .await?;
+    output::show(ctx.format, &answer, |answer| refreshed(answer, &names))?;
+    let failed = answer["peers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|peer| peer["status"] == "failed");
+    Ok(if failed {
+        Outcome::Failed
+    } else {
+        Outcome::Done
+    })
+}
+
+fn refreshed(answer: &Value, names: &Names) -> String {
+    let peers = answer["peers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    if peers.is_empty() {
+        return NOBODY.to_owned();
+    }
+    let mut table = output::table(["peer", "status", "new", "size", "root", ""]);
+    for peer in peers {
+        table.add_row(refreshed_row(peer, &names.show(text(peer, "did"))));
+        for held in peer["held"].as_array().into_iter().flatten() {
+            table.add_row(refreshed_row(
+                held,
+                &format!("  holds {}", names.show(text(held, "did"))),
+            ));
+        }
+    }
+    output::lines(&table)
+}
+
+fn refreshed_row(log: &Value, name: &str) -> [String; 6] {
+    let count = |member: &str| {
+        log[member]
+            .as_u64()
+            .map(|count| count.to_string())
+            .unwrap_or_default()
+    };
+    let root: String = text(log, "log_root").chars().take(16).collect();
+    let said = match (text(log, "state"), text(log, "error")) {
+        ("", error) => error.to_owned(),
+        (_, "") => String::new(),
+        (state, error) => format!("{state}: {error}"),
+    };
+    [
+        name.to_owned(),
+        text(log, "status").to_owned(),
+        count("entries"),
+        count("log_size"),
+        root,
+        said,
+    ]
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}

@@ -1,0 +1,230 @@
+//! The admin API as the commands see it: HTTP/1.1 over a Unix socket.
+//!
+//! Where a node runs on the home, it is its socket. Where none does, the same node is started in this process,
+//! without a gateway for others and without pulling by itself, and the command talks to that. One code path either way.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hn_actors::settings::Profile;
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::cli::Context;
+use crate::cli::output::CliError;
+use crate::config::Flags;
+use crate::node::{Mode, Node, NodeHandle, StartError, StartOptions};
+
+/// How long a command waits for another one that holds the home (design 11).
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks meanwhile. Short, since most commands are.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+/// A node on this machine accepts at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The host of URLs to the socket; the node accepts `localhost` (design 13).
+const BASE: &str = "http://localhost";
+
+/// A connection to the node of a home. Close it: a node in this process has to stop in order.
+pub struct Admin {
+    http: Client,
+    started: Option<NodeHandle>,
+}
+
+impl Admin {
+    /// The running node of the home, if one answers on its socket.
+    pub async fn running(ctx: &Context) -> Result<Option<Self>, CliError> {
+        let socket = ctx.existing_home()?.socket();
+        if answers(&socket).await? {
+            Ok(Some(Self {
+                http: client(&socket)?,
+                started: None,
+            }))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The running node, or one started here. Waits while another command holds the home.
+    pub async fn open(ctx: &Context) -> Result<Self, CliError> {
+        Self::open_as(ctx, Mode::InProcess { follow: false }).await
+    }
+
+    /// The running node, or one started here that also follows its peers by itself.
+    pub async fn open_following(ctx: &Context) -> Result<Self, CliError> {
+        Self::open_as(ctx, Mode::InProcess { follow: true }).await
+    }
+
+    async fn open_as(ctx: &Context, mode: Mode) -> Result<Self, CliError> {
+        let profile = ctx.profile(None)?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            if let Some(running) = Self::running(ctx).await? {
+                return Ok(running);
+            }
+            match Node::start(options(ctx, profile, &Flags::default(), mode)?).await {
+                Ok(node) => {
+                    return Ok(Self {
+                        http: client(&node.socket)?,
+                        started: Some(node),
+                    });
+                }
+                Err(StartError::Locked { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOCK_POLL).await
+                }
+                Err(error) => return Err(start_error(ctx, &error)),
+            }
+        }
+    }
+
+    /// Whether the node runs in another process.
+    pub fn is_remote(&self) -> bool {
+        self.started.is_none()
+    }
+
+    /// Stops a node that was started here.
+    pub async fn close(self) {
+        if let Some(node) = self.started {
+            node.stop().await;
+        }
+    }
+
+    /// A request that is not sent yet, for bodies and streams.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{BASE}{path}"))
+    }
+
+    /// A request with a query, percent-encoded here. Errors: none that a path of ours can cause.
+    pub fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<RequestBuilder, CliError> {
+        let url = Url::parse_with_params(&format!("{BASE}{path}"), query)
+            .map_err(|error| CliError::failed("client", format_args!("{path}: {error}")))?;
+        Ok(self.http.request(method, url))
+    }
+
+    /// GET, answered with JSON.
+    pub async fn get(&self, path: &str) -> Result<Value, CliError> {
+        json(self.request(Method::GET, path)).await
+    }
+
+    /// POST of JSON, answered with JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        json(self.request(Method::POST, path).json(body)).await
+    }
+}
+
+/// Opens the node, does the work, and closes it whatever came of the work.
+pub async fn with_node<T>(
+    ctx: &Context,
+    work: impl AsyncFnOnce(&Admin) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let admin = Admin::open(ctx).await?;
+    let result = work(&admin).await;
+    admin.close().await;
+    result
+}
+
+/// Everything that starting a node takes, from the flags, the environment and the files.
+pub fn options(
+    ctx: &Context,
+    profile: Profile,
+    flags: &Flags,
+    mode: Mode,
+) -> Result<StartOptions, CliError> {
+    // The settings first: a configuration that is refused makes no home.
+    let settings = ctx.settings(profile, flags)?;
+    Ok(StartOptions {
+        home: ctx.home()?,
+        settings,
+        profile,
+        passphrase: ctx.passphrase()?,
+        mode,
+    })
+}
+
+/// Sends, and takes the JSON of a success; anything else becomes the error that the node gave.
+pub async fn json(request: RequestBuilder) -> Result<Value, CliError> {
+    let answer = accepted(request).await?;
+    answer.json().await.map_err(|error| {
+        CliError::failed(
+            "bad_answer",
+            format_args!("the node's answer: {}", chain(&error)),
+        )
+    })
+}
+
+/// Sends, and takes a success with its body still to be read.
+pub async fn accepted(request: RequestBuilder) -> Result<Response, CliError> {
+    let answer = request.send().await.map_err(|error| lost(&error))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let body = answer.bytes().await.map_err(|error| lost(&error))?;
+    Err(CliError::from_problem(status.as_u16(), &body))
+}
+
+/// The connection broke: the node stopped, or stopped this request.
+pub fn lost(error: &reqwest::Error) -> CliError {
+    CliError::failed(
+        "connection_lost",
+        format_args!("the node on this home: {}", chain(error)),
+    )
+    .next("look at its log (journalctl -u hn, or its stderr), then try again")
+}
+
+/// Says why a node could not be started.
+pub fn start_error(ctx: &Context, error: &StartError) -> CliError {
+    let said = CliError::failed(error.code(), error);
+    match error.remedy(ctx.root()) {
+        Some(remedy) => said.next(remedy),
+        None => said,
+    }
+}
+
+async fn answers(socket: &Path) -> Result<bool, CliError> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    match tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(socket)).await {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(error)) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(false),
+        Ok(Err(error)) => Err(CliError::failed(
+            "socket",
+            format_args!("{}: {error}", socket.display()),
+        )
+        .next("run this as the user who runs the node, or name another --home")),
+        Err(_) => Err(CliError::failed(
+            "socket",
+            format_args!("{}: no answer in 5 s", socket.display()),
+        )
+        .next("look at the node's log; it may be stopped or overloaded")),
+    }
+}
+
+fn client(socket: &Path) -> Result<Client, CliError> {
+    // No timeout in all: a large publish or a first pull takes as long as it takes, and ^C ends it.
+    Client::builder()
+        .unix_socket(socket)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()
+        .map_err(|error| CliError::failed("client", chain(&error)))
+}
+
+/// An error with all its causes, since the outermost one rarely says what happened.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
