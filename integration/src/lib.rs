@@ -1,0 +1,23 @@
+//! Drives the built `hn` over real files and real sockets.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`cluster`] | alice, bob, carol: a home in a temporary folder, the built binary, the wire |
+//! | [`log`] | a log as a stranger reads it from a node, verified with `hn-protocol` alone |
+//! | [`converge`] | waits with a bound that say, when missed, who differs |
+//! | [`fault`] | what is done to a node, as data, drawn from a seed that a failure prints |
+//! | [`hostile`] | eve: a publisher with a real key and a real socket, who lies |
+//!
+//! A harness ends a test by a panic that carries the sentence that did not hold; a node that is dropped during one
+//! prints the last it said.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "this crate is tests: what cannot go on fails the test"
+)]
+
+pub mod cluster;
+pub mod converge;
+pub mod fault;
+pub mod hostile;
+pub mod log;

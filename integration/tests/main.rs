@@ -1,0 +1,26 @@
+//! What a user gets, seen from outside: the built `hn`, real files, real sockets.
+//!
+//! | module | proves |
+//! |---|---|
+//! | `federation` | nodes publish, follow, mirror, go away and come back |
+//! | `refusal` | what a hostile peer says is refused, and costs nothing that was accepted |
+//! | `bodies` | what no parser should read is refused on the socket too |
+//! | `crash` | a crash at any point loses nothing that was acknowledged |
+//! | `supervision` | a panic in an actor is the affair of one request |
+//! | `gateway` | the HTTP contract of `spec/http.md` |
+//! | `cli_contract` | the commands, their JSON and their exit codes |
+//! | `home` | one home: one node, its version, its disk, its configuration |
+//! | `independent` | documents verify with tools that are not ours |
+//!
+//! `HN_BIN` names another binary, `HN_SEED` repeats a run of chance.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod bodies;
+mod cli_contract;
+mod crash;
+mod federation;
+mod gateway;
+mod home;
+mod independent;
+mod refusal;
+mod supervision;
