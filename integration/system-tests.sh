@@ -27,11 +27,11 @@ fi
 "$venv/bin/python" -c "import ${packages[0]}, ${packages[1]}, ${packages[2]}, ${packages[3]}"
 
 echo "== documents verify with independent tools"
-HN_PYTHON="$PWD/$venv/bin/python" cargo test --quiet --package hn-integration --test main independent::
+HN_PYTHON="$PWD/$venv/bin/python" cargo test --quiet --workspace --test main independent::
 
 if [ "$(id -u)" = 0 ]; then
   echo "== full disks (tmpfs)"
-  cargo test --quiet --package hn-integration --test main -- disk min_free
+  cargo test --quiet --workspace --test main -- disk min_free
 else
   echo "== full disks: left out, mounting a tmpfs takes root; the failpoints in cargo test stand for it"
 fi
