@@ -11,17 +11,22 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::cli::Context;
+use crate::cli::id::keyring_error;
+use crate::cli::{Context, home_error};
 use crate::cli::output::CliError;
 use crate::config::Flags;
 use crate::node::{Mode, Node, NodeHandle, StartError, StartOptions};
 
 /// How long a command waits for another one that holds the home (design 11).
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How long a daemon waits for a command that holds the home.
+const DAEMON_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile. Short, since most commands are.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// A node on this machine accepts at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A read is answered from memory and the database; a node that takes longer is in trouble, and says so by this.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// The host of URLs to the socket; the node accepts `localhost` (design 13).
 const BASE: &str = "http://localhost";
 
@@ -34,7 +39,7 @@ pub struct Admin {
 impl Admin {
     /// The running node of the home, if one answers on its socket.
     pub async fn running(ctx: &Context) -> Result<Option<Self>, CliError> {
-        let socket = ctx.existing_home()?.socket();
+        let socket = ctx.socket();
         if answers(&socket).await? {
             Ok(Some(Self {
                 http: client(&socket)?,
@@ -62,6 +67,7 @@ impl Admin {
             if let Some(running) = Self::running(ctx).await? {
                 return Ok(running);
             }
+            ctx.must_be_there()?;
             match Node::start(options(ctx, profile, &Flags::default(), mode)?).await {
                 Ok(node) => {
                     return Ok(Self {
@@ -70,7 +76,7 @@ impl Admin {
                     });
                 }
                 Err(StartError::Locked { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(LOCK_POLL).await
+                    tokio::time::sleep(LOCK_POLL).await;
                 }
                 Err(error) => return Err(start_error(ctx, &error)),
             }
@@ -84,7 +90,10 @@ impl Admin {
 
     /// Stops a node that was started here.
     pub async fn close(self) {
-        if let Some(node) = self.started {
+        let Self { http, started } = self;
+        // Its connections first, or the node would wait for what may still be asked on them.
+        drop(http);
+        if let Some(node) = started {
             node.stop().await;
         }
     }
@@ -101,6 +110,9 @@ impl Admin {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<RequestBuilder, CliError> {
+        if query.is_empty() {
+            return Ok(self.request(method, path));
+        }
         let url = Url::parse_with_params(&format!("{BASE}{path}"), query)
             .map_err(|error| CliError::failed("client", format_args!("{path}: {error}")))?;
         Ok(self.http.request(method, url))
@@ -108,12 +120,33 @@ impl Admin {
 
     /// GET, answered with JSON.
     pub async fn get(&self, path: &str) -> Result<Value, CliError> {
-        json(self.request(Method::GET, path)).await
+        json(self.request(Method::GET, path).timeout(READ_TIMEOUT)).await
     }
 
     /// POST of JSON, answered with JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
         json(self.request(Method::POST, path).json(body)).await
+    }
+}
+
+/// Starts the daemon. Another daemon that answers is told of at once; a command that holds the home is soon done.
+pub async fn start_daemon(
+    ctx: &Context,
+    profile: Profile,
+    flags: &Flags,
+) -> Result<NodeHandle, CliError> {
+    let deadline = Instant::now() + DAEMON_WAIT;
+    loop {
+        match Node::start(options(ctx, profile, flags, Mode::Serve)?).await {
+            Ok(node) => return Ok(node),
+            Err(error @ StartError::Locked { .. }) => {
+                if Instant::now() > deadline || Admin::running(ctx).await?.is_some() {
+                    return Err(start_error(ctx, &error));
+                }
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            Err(error) => return Err(start_error(ctx, &error)),
+        }
     }
 }
 
@@ -179,6 +212,11 @@ pub fn lost(error: &reqwest::Error) -> CliError {
 
 /// Says why a node could not be started.
 pub fn start_error(ctx: &Context, error: &StartError) -> CliError {
+    match error {
+        StartError::Home(error) => return home_error(error),
+        StartError::Keyring(error) => return keyring_error(error),
+        _ => {}
+    }
     let said = CliError::failed(error.code(), error);
     match error.remedy(ctx.root()) {
         Some(remedy) => said.next(remedy),

@@ -57,6 +57,10 @@ impl Names {
             })?;
             return Ok(did.to_string());
         }
+        // The roster is a person's file, so an alias there may have a form that we would not give.
+        if let Some(did) = self.by_alias.get(text) {
+            return Ok(did.clone());
+        }
         parse_alias(text).map_err(|error| {
             CliError::usage(
                 "bad_alias",
@@ -66,13 +70,11 @@ impl Names {
                 "write did:hn:z6Mk…, or an alias that `hn mcp federate list` or `hn id list` shows",
             )
         })?;
-        self.by_alias.get(text).cloned().ok_or_else(|| {
-            CliError::failed(
-                "unknown_alias",
-                format_args!("nobody is known as `{text}` here"),
-            )
-            .next("`hn mcp federate list` and `hn id list` show who is; or write the DID")
-        })
+        Err(CliError::failed(
+            "unknown_alias",
+            format_args!("nobody is known as `{text}` here"),
+        )
+        .next("`hn mcp federate list` and `hn id list` show who is; or write the DID"))
     }
 
     /// `bob (did:hn:z6Mk…Xy)`, or the whole DID of somebody without a name.

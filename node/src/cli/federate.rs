@@ -1,6 +1,7 @@
 //! `hn mcp federate`: whom this node follows.
 
 use clap::{Args, Subcommand, ValueEnum};
+use hn_protocol::time::Timestamp;
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 
@@ -159,12 +160,13 @@ async fn list(ctx: &Context) -> Result<Outcome, CliError> {
     })
     .await?;
     let names = Names::of(ctx, &answer);
-    output::show(ctx.format, &answer, |answer| listed(answer, &names))?;
+    let now = ctx.clock()?.now();
+    output::show(ctx.format, &answer, |answer| listed(answer, &names, now))?;
     Ok(Outcome::Done)
 }
 
 /// The peers of an answer as a table.
-pub fn listed(answer: &Value, names: &Names) -> String {
+pub fn listed(answer: &Value, names: &Names, now: Timestamp) -> String {
     let peers = answer["peers"]
         .as_array()
         .map(Vec::as_slice)
@@ -192,7 +194,7 @@ pub fn listed(answer: &Value, names: &Names) -> String {
                 .as_u64()
                 .map(|size| size.to_string())
                 .unwrap_or_default(),
-            text(peer, "last_sync").to_owned(),
+            output::when(&peer["last_sync"], now),
         ]);
     }
     output::lines(&table)

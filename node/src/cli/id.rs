@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
-use hn_actors::clock::Clock;
 use hn_actors::home::HomeLock;
 use hn_actors::keyring::{IdentityInfo, Keyring, KeyringError, is_alias};
 use serde_json::{Value, json};
@@ -90,12 +89,11 @@ pub fn parse_alias(text: &str) -> Result<String, String> {
 
 /// Makes an identity as every command that makes one does: sealed when there is a passphrase.
 pub fn make(ctx: &Context, keyring: &Keyring, alias: &str) -> Result<IdentityInfo, CliError> {
-    let clock = Clock::from_env().map_err(|error| CliError::usage("clock_offset", error))?;
     keyring
         .create(
             alias,
             ctx.passphrase()?.as_ref(),
-            clock.now(),
+            ctx.clock()?.now(),
             &mut rand::rng(),
         )
         .map_err(|error| keyring_error(&error))

@@ -17,7 +17,7 @@ use super::output::{self, CliError, Outcome};
 use crate::client::{self, Admin};
 use crate::config::Flags;
 use crate::names::Names;
-use crate::node::{Mode, Node, NodeHandle};
+use crate::node::NodeHandle;
 
 /// A drain that takes longer is cut off: SIGTERM ends the daemon within 10 s (design 10).
 const DRAIN: Duration = Duration::from_secs(9);
@@ -121,14 +121,11 @@ async fn serve(ctx: &Context, arguments: Serve) -> Result<Outcome, CliError> {
         listen: arguments.listen,
         public_url: arguments.public_url,
     };
-    let options = client::options(ctx, profile, &flags, Mode::Serve)?;
-    let settings = options.settings.clone();
+    let settings = ctx.settings(profile, &flags)?;
     // Before anything is started, so that a signal that comes early is kept and not fatal.
     let mut signals = Signals::listen()?;
     first_identity(ctx)?;
-    let node = Node::start(options)
-        .await
-        .map_err(|error| client::start_error(ctx, &error))?;
+    let node = client::start_daemon(ctx, profile, &flags).await?;
 
     announce(&node)?;
     notify(&[NotifyState::Ready]);
@@ -239,7 +236,10 @@ async fn follow(ctx: &Context) -> Result<Outcome, CliError> {
     }
     let peers = peers?;
     let names = Names::of(ctx, &peers);
-    output::show(ctx.format, &peers, |peers| federate::listed(peers, &names))?;
+    let now = ctx.clock()?.now();
+    output::show(ctx.format, &peers, |peers| {
+        federate::listed(peers, &names, now)
+    })?;
     Ok(Outcome::Done)
 }
 

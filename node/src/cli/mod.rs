@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use hn_actors::clock::Clock;
 use hn_actors::home::{Home, HomeError};
 use hn_actors::keyring::Passphrase;
 use hn_actors::settings::{Profile, Settings};
@@ -114,6 +115,12 @@ impl Context {
 
     /// The home, for a command that has nothing to do in an empty one.
     pub fn existing_home(&self) -> Result<Home, CliError> {
+        self.must_be_there()?;
+        self.home()
+    }
+
+    /// Refuses a folder that isn't there or holds nothing.
+    pub fn must_be_there(&self) -> Result<(), CliError> {
         if self.is_empty() {
             return Err(CliError::failed(
                 "no_home",
@@ -121,7 +128,12 @@ impl Context {
             )
             .next("make an identity by `hn id create ALIAS`, or name another --home"));
         }
-        self.home()
+        Ok(())
+    }
+
+    /// Where a running node of this home listens, whether there is one or not.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("run").join("hn.sock")
     }
 
     /// Whether there is no folder, or nothing in it.
@@ -132,6 +144,13 @@ impl Context {
     /// The folder of the home, whether there is one or not.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The clock of this process, shifted where a test says so.
+    pub fn clock(&self) -> Result<Clock, CliError> {
+        Clock::from_env().map_err(|error| {
+            CliError::usage("clock_offset", error).next("correct HN_CLOCK_OFFSET, or unset it")
+        })
     }
 
     /// The profile: what the flag says, else `HN_PROFILE`, else `local`.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{ContentArrangement, Table};
 use hn_protocol::did::Did;
+use hn_protocol::time::Timestamp;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -49,6 +50,7 @@ pub struct CliError {
     kind: Kind,
     code: String,
     status: u16,
+    title: Option<String>,
     what: String,
     remedy: Option<String>,
 }
@@ -60,6 +62,7 @@ impl CliError {
             kind: Kind::Failed,
             code: code.to_owned(),
             status: 500,
+            title: None,
             what: what.to_string(),
             remedy: None,
         }
@@ -71,6 +74,7 @@ impl CliError {
             kind: Kind::Usage,
             code: code.to_owned(),
             status: 400,
+            title: None,
             what: what.to_string(),
             remedy: None,
         }
@@ -92,6 +96,7 @@ impl CliError {
             kind: Kind::Failed,
             code: text("code").unwrap_or_else(|| "unexpected_answer".to_owned()),
             status,
+            title: text("title"),
             what: what.unwrap_or_else(|| {
                 let quoted: String = String::from_utf8_lossy(body).chars().take(200).collect();
                 format!("the node answered {status}: {quoted}")
@@ -116,17 +121,23 @@ impl CliError {
         let text = match format {
             Format::Json => json!({
                 "type": format!("urn:hn:problem:{}", self.code),
-                "title": self.code.replace('_', " "),
+                "title": self.title.clone().unwrap_or_else(|| self.code.replace('_', " ")),
                 "status": self.status,
                 "detail": self.what,
                 "code": self.code,
                 "remedy": self.remedy,
             })
             .to_string(),
-            Format::Text => match &self.remedy {
-                Some(remedy) => format!("error: {}\nnext: {remedy}", self.what),
-                None => format!("error: {}", self.what),
-            },
+            Format::Text => {
+                // What the code means, then what was wrong this time; a detail alone may be no more than a value.
+                let title = self.title.as_ref().filter(|title| **title != self.what);
+                let title = title.map(|title| format!("{title}: ")).unwrap_or_default();
+                let next = self
+                    .remedy
+                    .as_ref()
+                    .map(|remedy| format!("\nnext: {remedy}"));
+                format!("error: {title}{}{}", self.what, next.unwrap_or_default())
+            }
         };
         // Nobody is left to tell when stderr is closed.
         let _ = writeln!(io::stderr(), "{text}");
@@ -139,15 +150,19 @@ impl CliError {
 
 /// Writes text to stdout. A reader that left early (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), CliError> {
-    match io::stdout()
-        .lock()
+    print_on(text).map(drop)
+}
+
+/// As [`print`], and says whether there still is a reader.
+pub fn print_on(text: &str) -> Result<bool, CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout
         .write_all(text.as_bytes())
-        .and_then(|()| io::stdout().flush())
+        .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::failed("stdout", format_args!("stdout: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::failed("stdout", format_args!("stdout: {error}"))),
     }
 }
 
@@ -230,6 +245,18 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// A moment of an answer as seen from `now`: `5s ago`, `in 4s`; nothing where there is none.
+pub fn when(moment: &Value, now: Timestamp) -> String {
+    let Some(text) = moment.as_str() else {
+        return String::new();
+    };
+    match text.parse::<Timestamp>() {
+        Ok(moment) if moment > now => format!("in {}", duration(moment.since(now).as_secs())),
+        Ok(moment) => format!("{} ago", duration(now.since(moment).as_secs())),
+        Err(_) => text.to_owned(),
+    }
+}
+
 /// Waits for `work`; says `what` on a terminal once that takes more than a second.
 pub async fn waiting<T>(what: &'static str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
@@ -301,6 +328,15 @@ mod tests {
         assert_eq!(duration(42), "42s");
         assert_eq!(duration(3725), "1h 2m");
         assert_eq!(duration(200_000), "2d 7h");
+    }
+
+    #[test]
+    fn a_moment_is_told_from_now() {
+        let now: Timestamp = "2026-11-23T12:00:00.000Z".parse().unwrap();
+        assert_eq!(when(&json!("2026-11-23T11:58:55.000Z"), now), "1m 5s ago");
+        assert_eq!(when(&json!("2026-11-23T12:00:04.000Z"), now), "in 4s");
+        assert_eq!(when(&Value::Null, now), "");
+        assert_eq!(when(&json!("soon"), now), "soon");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use comfy_table::ContentArrangement;
+use hn_protocol::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -26,7 +27,8 @@ pub struct Arguments {
 pub async fn run(ctx: &Context, arguments: Arguments) -> Result<Outcome, CliError> {
     if !arguments.watch {
         let status = read(ctx).await?;
-        output::show(ctx.format, &status, |status| page(ctx, status))?;
+        let now = ctx.clock()?.now();
+        output::show(ctx.format, &status, |status| page(ctx, status, now))?;
         return Ok(Outcome::Done);
     }
     if ctx.format == Format::Json {
@@ -38,7 +40,7 @@ pub async fn run(ctx: &Context, arguments: Arguments) -> Result<Outcome, CliErro
     }
     loop {
         let drawn = match read(ctx).await {
-            Ok(status) => page(ctx, &status),
+            Ok(status) => page(ctx, &status, ctx.clock()?.now()),
             Err(error) => format!("error: {}\n", error.what()),
         };
         // Home and erase to the end, after the new page is ready: no flicker.
@@ -47,7 +49,9 @@ pub async fn run(ctx: &Context, arguments: Arguments) -> Result<Outcome, CliErro
         } else {
             ""
         };
-        output::print(&format!("{clear}{drawn}"))?;
+        if !output::print_on(&format!("{clear}{drawn}"))? {
+            return Ok(Outcome::Done);
+        }
         tokio::time::sleep(REDRAW).await;
     }
 }
@@ -64,12 +68,12 @@ async fn read(ctx: &Context) -> Result<Value, CliError> {
     .await
 }
 
-fn page(ctx: &Context, status: &Value) -> String {
+fn page(ctx: &Context, status: &Value, now: Timestamp) -> String {
     let names = Names::of(ctx, status);
     let sections = [
         node(status, &names),
         actors(&status["actors"]),
-        peers(&status["peers"], &names),
+        peers(&status["peers"], &names, now),
         facts("storage", &status["storage"]),
         next_steps(&status["next_steps"]),
     ];
@@ -143,7 +147,7 @@ fn actors(actors: &Value) -> String {
     }
 }
 
-fn peers(peers: &Value, names: &Names) -> String {
+fn peers(peers: &Value, names: &Names, now: Timestamp) -> String {
     let peers = peers.as_array().map(Vec::as_slice).unwrap_or_default();
     if peers.is_empty() {
         return String::new();
@@ -151,16 +155,13 @@ fn peers(peers: &Value, names: &Names) -> String {
     let mut table = output::table(["peer", "state", "since", "entries", "last sync", "next try"]);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     for peer in peers {
-        let cells =
-            ["since", "log_size", "last_sync", "next_try"].map(|member| plain(&peer[member]));
-        let [since, size, last, next] = cells;
         table.add_row([
             names.show(text(peer, "did")),
             text(peer, "state").to_owned(),
-            since,
-            size,
-            last,
-            next,
+            output::when(&peer["since"], now),
+            plain(&peer["log_size"]),
+            output::when(&peer["last_sync"], now),
+            output::when(&peer["next_try"], now),
         ]);
     }
     // Why and what to do are sentences: under the table, whole.
@@ -256,7 +257,7 @@ mod tests {
     #[test]
     fn a_peer_in_trouble_says_why_and_what_to_do() {
         let peer = json!({"did": "did:hn:x", "state": "stale", "reason": "a gap", "remedy": "ask it", "log_size": 3});
-        let page = peers(&json!([peer]), &Names::default());
+        let page = peers(&json!([peer]), &Names::default(), Timestamp(0));
         assert!(
             page.contains("did:hn:x is stale: a gap\n  next: ask it\n"),
             "{page}"
