@@ -33,7 +33,7 @@ fn a_new_identity_signs_for_its_did_and_is_active() {
     assert_eq!(keyring.unlock("alice", None).unwrap().did(), alice.did);
     let revocation = keyring.revocation("alice").unwrap();
     assert_eq!((revocation.did, revocation.at), (alice.did, NOW));
-    assert_eq!(keyring.list().unwrap(), [alice.clone()]);
+    assert_eq!(keyring.list().unwrap(), std::slice::from_ref(&alice));
     assert_eq!(keyring.active().unwrap().as_deref(), Some("alice"));
     let folder = keyring.folder.join("alice");
     assert_eq!(mode(&folder), 0o700);

@@ -1,9 +1,38 @@
-//! Placeholder.
-pub mod settings;
+//! The supervised actors of a node: thin shells around `hn_protocol`, and what they stand on.
+//!
+//! ```text
+//!   CLI ──socket──┐   other nodes ──HTTP──┐
+//!                 ▼                       ▼
+//!            ┌─────────────── gateway ───────────────┐        reads: catalog, artifacts (any thread)
+//!            │ PublishEntries   Refresh, PutPeer     │ FetchArtifact
+//!            ▼                  ▼                    ▼
+//!     index_federator ◄── federation_sync ──► artifact_mirror
+//!            │   AppendPage     │   MirrorLog        │
+//!            ▼                  ▼                    ▼
+//!        vault: journals,    fetch: HTTP          vault: artifacts
+//!        fsynced, the truth
+//!            └──────────► store: sled, their index ◄─┘
+//! ```
+//!
+//! [`index_federator`] is the only writer of logs; readers use [`catalog`]. Every actor is started, watched and
+//! restarted by [`supervise`]; all wiring stands in the binary's `node.rs`.
+
+pub mod artifact_mirror;
+pub mod artifacts;
+pub mod catalog;
 pub mod clock;
 pub mod failpoint;
-pub mod metrics;
-pub mod supervise;
+pub mod federation_sync;
+pub mod fetch;
+pub mod gateway;
 pub mod home;
-pub mod vault;
+pub mod index_federator;
+pub mod keyring;
+pub mod logs;
+pub mod metrics;
+pub mod pull;
+pub mod roster;
+pub mod settings;
 pub mod store;
+pub mod supervise;
+pub mod vault;

@@ -253,10 +253,8 @@ impl Settings {
             ("public_url", self.public_url != other.public_url),
             ("gateway", self.gateway != other.gateway),
             ("metrics", self.metrics != other.metrics),
-            (
-                "storage.cache_mib",
-                self.storage.cache_mib != other.storage.cache_mib,
-            ),
+            ("storage", self.storage != other.storage),
+            ("presence", self.presence != other.presence),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

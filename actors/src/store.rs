@@ -1,12 +1,12 @@
 //! The Store: sled, an index over the Vault's files (design 11). Everything in it can be rebuilt from them.
 //!
 //! sled has traps: its flush is not an fsync, concurrent flushes hang, it may panic on a damaged file or quietly forget
-//! what it cannot read. So one thread writes (the actor `store` of `hn status`), it applies what has queued up as one
-//! batch, and a database that is not bit for bit what the last clean shutdown left is walked through or set aside.
-//! Reads go to sled directly, from any thread.
+//! what it cannot read. So one thread writes (the actor `store` of `hn status`), and a database that is not bit for bit
+//! what the last clean shutdown left is walked through or set aside. Reads go to sled directly, from any thread.
 //!
-//! All our trees live in one tree of sled, told apart by the first byte of the key, so that a [`Batch`] over several of
-//! them is atomic, also across a crash.
+//! All our trees live in one tree of sled, told apart by the first byte of the key: one order of writes for all of them.
+//! **Changes happen one after the other, in the order of the [`Batch`]; readers and crashes see a prefix of them.** So
+//! what says that something is there goes behind what it speaks of.
 
 mod open;
 mod writer;
@@ -26,8 +26,8 @@ use writer::{Order, Reply, Request, Writer};
 
 /// How many requests may wait for the writer: more than the node has threads and peers that could ask at once.
 const QUEUE: usize = 1024;
-/// The largest value. What is larger belongs into a file; sled puts such values into files of its own, one fsync each.
-pub const MAX_VALUE: usize = 128 << 10;
+/// The largest value. What is larger belongs into a file; sled would put it into one of its own.
+pub const MAX_VALUE: usize = 16 << 10;
 /// How long an async caller waits before it looks again whether a full queue has room.
 const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
@@ -57,7 +57,7 @@ pub enum StoreError {
     /// It was closed: the node is shutting down.
     #[error("the store is closed")]
     Closed,
-    /// The writer panicked over this request; it was not applied.
+    /// The writer panicked over this request; a prefix of it may be applied.
     #[error("the store's writer panicked: {0}")]
     Panicked(String),
     /// A value that cannot be written, or one of another shape than asked for.
@@ -119,11 +119,10 @@ impl Opened {
     }
 }
 
-/// Changes that are applied together or not at all.
+/// Changes that are applied in order. After a crash a prefix of them is there.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     changes: Vec<Change>,
-    bytes: usize,
 }
 
 /// A key with its tree's byte in front, and its new value.
@@ -151,16 +150,10 @@ impl Batch {
     }
 
     /// Sets `key` to `value` as it is.
-    pub fn put_bytes(
-        &mut self,
-        tree: Tree,
-        key: &[u8],
-        value: Vec<u8>,
-    ) -> Result<(), StoreError> {
+    pub fn put_bytes(&mut self, tree: Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
         if value.len() > MAX_VALUE {
             return Err(StoreError::TooLarge(value.len()));
         }
-        self.bytes += key.len() + value.len();
         self.changes.push(Change {
             key: full_key(tree, key),
             value: Some(value),
@@ -170,7 +163,6 @@ impl Batch {
 
     /// Removes `key`.
     pub fn remove(&mut self, tree: Tree, key: &[u8]) {
-        self.bytes += key.len();
         self.changes.push(Change {
             key: full_key(tree, key),
             value: None,
@@ -179,7 +171,6 @@ impl Batch {
 
     /// Adds the changes of `later` behind these.
     pub fn append(&mut self, mut later: Self) {
-        self.bytes += later.bytes;
         self.changes.append(&mut later.changes);
     }
 
@@ -193,17 +184,6 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
-    }
-
-    fn into_sled(self) -> sled::Batch {
-        let mut batch = sled::Batch::default();
-        for change in self.changes {
-            match change.value {
-                Some(value) => batch.insert(change.key, value),
-                None => batch.remove(change.key),
-            }
-        }
-        batch
     }
 }
 

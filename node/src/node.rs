@@ -1,12 +1,45 @@
 //! The one place where the node's actors are made and joined.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hn_actors::home::{Home, HomeError};
-use hn_actors::keyring::Passphrase;
+use actix::{Addr, Arbiter};
+use actix_web::web;
+use hn_actors::artifact_mirror::ArtifactMirror;
+use hn_actors::artifacts::ArtifactShelf;
+use hn_actors::catalog::Catalog;
+use hn_actors::clock::{Clock, ClockError};
+use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
+use hn_actors::fetch::Fetch;
+use hn_actors::gateway::{Drain, Gateway, GatewayState, Links, Serve};
+use hn_actors::home::{Home, HomeError, HomeLock};
+use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
+use hn_actors::keyring::{Keyring, KeyringError, Passphrase};
+use hn_actors::logs::Shelf;
+use hn_actors::metrics::Metrics;
+use hn_actors::pull::{PullLimits, Puller};
+use hn_actors::roster::RosterFile;
 use hn_actors::settings::{Profile, Settings};
+use hn_actors::store::{Opened, Store, StoreError};
+use hn_actors::supervise::{Registry, supervise};
+use hn_actors::vault::{FileCache, SpaceGuard};
 use hn_protocol::did::Did;
+use hn_protocol::document::Endpoints;
+use hn_protocol::federation::Schedule;
+use tracing::{info, warn};
+use url::Url;
+
+/// Messages that wait for the writer of logs: each is a page or a batch, and its sender waits for it.
+const FEDERATOR_MAILBOX: usize = 256;
+/// Messages that wait for the other actors: commands of an operator, a few at a time.
+const MAILBOX: usize = 64;
+/// How long another node may take to begin its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the first message to the federator may take: it verifies journals that the index does not know.
+const LOADING: Duration = Duration::from_secs(600);
 
 /// How the node is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +81,32 @@ pub enum StartError {
     /// The home can't be used.
     #[error(transparent)]
     Home(#[from] HomeError),
+    /// There is no identity to run as.
+    #[error("{}", if *several { "several identities and none in use" } else { "the home has no identity yet" })]
+    NoIdentity {
+        /// Whether one has only to be chosen.
+        several: bool,
+    },
+    /// The identity can't be opened.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// An address can't be listened on.
+    #[error("cannot listen on {what}: {error}")]
+    Listen {
+        /// Address or path.
+        what: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The database can't be opened, not even anew.
+    #[error("the index cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The clock offset of a test is not one.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// An actor did not come up.
+    #[error("the node did not come up: {0}")]
+    Actor(String),
 }
 
 impl StartError {
@@ -56,6 +115,12 @@ impl StartError {
         match self {
             Self::Locked { .. } => "home_locked",
             Self::Home(_) => "home",
+            Self::NoIdentity { .. } => "no_identity",
+            Self::Keyring(_) => "identity",
+            Self::Listen { .. } => "listen",
+            Self::Store(_) => "store",
+            Self::Clock(_) => "clock_offset",
+            Self::Actor(_) => "start",
         }
     }
 
@@ -64,6 +129,15 @@ impl StartError {
         match self {
             Self::Locked { pid: Some(pid), .. } => {
                 Some(format!("stop process {pid}, or use another --home"))
+            }
+            Self::NoIdentity { several: true } => {
+                Some("hn id use ALIAS; hn id list shows them".to_owned())
+            }
+            Self::NoIdentity { several: false } => {
+                Some("hn id create ALIAS, or hn mcp serve".to_owned())
+            }
+            Self::Listen { .. } => {
+                Some("give another address with --listen; port 0 takes a free one".to_owned())
             }
             _ => None,
         }
@@ -89,6 +163,13 @@ pub struct NodeHandle {
     pub ready: Ready,
     /// The socket of its admin API.
     pub socket: PathBuf,
+    gateway: Addr<Gateway>,
+    sync: Addr<FederationSync>,
+    registry: Registry,
+    store: Store,
+    arbiters: Vec<Arbiter>,
+    /// Given back last.
+    lock: HomeLock,
 }
 
 /// The node.
@@ -99,24 +180,317 @@ impl Node {
     pub async fn start(options: StartOptions) -> Result<NodeHandle, StartError> {
         let StartOptions {
             home,
-            settings: _,
-            profile: _,
-            passphrase: _,
-            mode: _,
+            settings,
+            profile,
+            passphrase,
+            mode,
         } = options;
-        Err(StartError::Locked {
-            home: home.root().to_owned(),
-            pid: None,
+        let clock = Clock::from_env()?;
+        let lock = lock(&home)?;
+        let keyring = Keyring::open(&home)?;
+        let alias = match keyring.active()? {
+            Some(alias) => alias,
+            None => {
+                return Err(StartError::NoIdentity {
+                    several: !keyring.list()?.is_empty(),
+                });
+            }
+        };
+        let identity = keyring.unlock(&alias, passphrase.as_ref())?.identity();
+        let did = identity.did();
+
+        let serving = mode == Mode::Serve;
+        let public_url = settings
+            .public_url
+            .as_deref()
+            .and_then(|url| url.parse::<Url>().ok());
+        let tcp = if serving {
+            Some(listen(settings.listen)?)
+        } else {
+            None
+        };
+        let metrics_listener = match settings.metrics.listen.filter(|_| serving) {
+            Some(address) => Some(listen(address)?),
+            None => None,
+        };
+        let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+        let ready = ready(did, address, public_url.as_ref());
+
+        let metrics = Metrics::new();
+        let registry = Registry::new(metrics.clone());
+        let (store, opened) = Store::open(
+            &home.state_dir(),
+            settings.storage.cache_mib << 20,
+            &registry,
+        )?;
+        if let Opened::Rebuilt { set_aside, reason } = &opened {
+            warn!(set_aside = %set_aside.display(), reason, "the index was damaged and is rebuilt from the files");
+        }
+        let space = SpaceGuard::new(home.root(), settings.storage.min_free);
+        let catalog = Catalog::new(did, store.clone());
+        let artifacts = ArtifactShelf::new(home.clone(), store.clone(), space.clone(), &alias);
+        artifacts
+            .clean()
+            .map_err(|error| StartError::Actor(error.to_string()))?;
+        if opened.is_empty() {
+            // A new index knows no artifact; the folders do.
+            artifacts
+                .reindex()
+                .map_err(|error| StartError::Actor(error.to_string()))?;
+        }
+        let fetch = Fetch::new(profile == Profile::Local, PATIENCE);
+
+        let (logs_thread, sync_thread) = (Arbiter::new(), Arbiter::new());
+        let federator = {
+            let options = FederatorOptions {
+                identity,
+                alias: alias.clone(),
+                presence_ttl: Duration::from_secs(settings.presence.ttl_s),
+                clock,
+                metrics: metrics.clone(),
+            };
+            let shelf = Shelf {
+                home: home.clone(),
+                store: store.clone(),
+                catalog: catalog.clone(),
+                files: FileCache::default(),
+                space,
+            };
+            let make = move |_: &mut _| IndexFederator::new(options, shelf);
+            supervise(
+                "index_federator",
+                FEDERATOR_MAILBOX,
+                &registry,
+                Some(&logs_thread.handle()),
+                make,
+            )
+        };
+        let mirror = {
+            let worker = ArtifactMirror::new(
+                fetch.clone(),
+                catalog.clone(),
+                artifacts.clone(),
+                store.clone(),
+                metrics.clone(),
+            );
+            supervise(
+                "artifact_mirror",
+                MAILBOX,
+                &registry,
+                Some(&sync_thread.handle()),
+                move |_| worker,
+            )
+        };
+        let sync = {
+            let options = SyncOptions {
+                schedule: schedule(&settings),
+                seed: rand::random(),
+                background: !matches!(mode, Mode::InProcess { follow: false }),
+            };
+            let puller = Puller {
+                fetch,
+                catalog: catalog.clone(),
+                append: federator.clone().recipient(),
+                clock,
+                limits: limits(&settings),
+            };
+            let roster = RosterFile::new(home.federation_toml());
+            let (to_mirror, store, metrics) =
+                (mirror.clone().recipient(), store.clone(), metrics.clone());
+            let make = move |_: &mut _| {
+                FederationSync::new(options, roster, puller, to_mirror, store, metrics)
+            };
+            supervise(
+                "federation_sync",
+                MAILBOX,
+                &registry,
+                Some(&sync_thread.handle()),
+                make,
+            )
+        };
+        let gateway = supervise("gateway", MAILBOX, &registry, None, |_| Gateway::default());
+
+        // The federator answers once every log is open: from then on there is something to show.
+        let up = |error: &dyn std::fmt::Display| StartError::Actor(error.to_string());
+        if serving {
+            let announced = federator
+                .send(Announce {
+                    endpoints: endpoints(&ready),
+                })
+                .timeout(LOADING)
+                .await;
+            if let Err(error) = announced.map_err(|error| up(&error))? {
+                // A full disk or a damaged log keeps the node from signing, not from serving what it holds.
+                warn!(%error, "the presence could not be re-issued");
+            }
+        } else {
+            federator
+                .send(GetOwnLog)
+                .timeout(LOADING)
+                .await
+                .map_err(|error| up(&error))?;
+        }
+
+        let links = Links {
+            publish: federator.clone().recipient(),
+            reindex: federator.clone().recipient(),
+            own_log: federator.recipient(),
+            refresh: sync.clone().recipient(),
+            put_peer: sync.clone().recipient(),
+            remove_peer: sync.clone().recipient(),
+            list_peers: sync.clone().recipient(),
+            reload_roster: sync.clone().recipient(),
+            fetch_artifact: mirror.recipient(),
+        };
+        let state = GatewayState::new(
+            catalog,
+            artifacts,
+            store.clone(),
+            links,
+            registry.clone(),
+            metrics,
+            clock,
+            home.clone(),
+            profile,
+            alias,
+            gateway.clone().recipient(),
+        );
+        let socket = if serving {
+            home.socket()
+        } else {
+            home.cli_socket(std::process::id())
+        };
+        let serve = Serve {
+            state: web::Data::new(state),
+            tcp: tcp.map(|listener| (listener, public_url)),
+            socket: bind_socket(&lock, &socket)?,
+            metrics: metrics_listener,
+            settings: settings.gateway,
+        };
+        let served = gateway.send(serve).await.map_err(|error| up(&error))?;
+        served.map_err(|error| up(&error))?;
+        info!(%did, listen = ?address, "the node is up");
+        let arbiters = vec![logs_thread, sync_thread];
+        Ok(NodeHandle {
+            ready,
+            socket,
+            gateway,
+            sync,
+            registry,
+            store,
+            arbiters,
+            lock,
         })
     }
 }
 
 impl NodeHandle {
     /// Takes over the settings that can change while it runs, and reads the roster again.
-    pub async fn reload(&self, _settings: Settings) -> Result<(), StartError> {
-        Ok(())
+    pub async fn reload(&self, settings: Settings) -> Result<(), StartError> {
+        let up = |error: actix::MailboxError| StartError::Actor(error.to_string());
+        let reschedule = Reschedule {
+            schedule: schedule(&settings),
+            limits: limits(&settings),
+        };
+        self.sync.send(reschedule).await.map_err(up)?;
+        self.sync.send(ReloadRoster).await.map_err(up)
     }
 
     /// Drains requests, stops the actors, and gives the home back.
-    pub async fn stop(self) {}
+    pub async fn stop(self) {
+        self.registry.begin_shutdown();
+        if self.gateway.send(Drain).await.is_err() {
+            warn!("the gateway was not there to be drained");
+        }
+        let (store, arbiters) = (self.store, self.arbiters);
+        // A commit that is under way ends first; then nobody writes any more.
+        let closed = tokio::task::spawn_blocking(move || {
+            for arbiter in arbiters {
+                arbiter.stop();
+                let _ = arbiter.join();
+            }
+            store.close()
+        });
+        match closed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the index was not closed in order; the next start checks it")
+            }
+            Err(error) => warn!(%error, "the actors did not end in order"),
+        }
+        if let Err(error) = self.lock.remove_stale_sockets() {
+            warn!(%error, "the socket was not removed");
+        }
+    }
+}
+
+fn lock(home: &Home) -> Result<HomeLock, StartError> {
+    HomeLock::acquire(home, Duration::ZERO).map_err(|error| match error {
+        HomeError::Locked { path, pid } => StartError::Locked { home: path, pid },
+        other => StartError::Home(other),
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |error| StartError::Listen {
+        what: address.to_string(),
+        error,
+    };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The socket is made where nobody else may look, and for its owner alone.
+fn bind_socket(lock: &HomeLock, path: &Path) -> Result<UnixListener, StartError> {
+    let failed = |error| StartError::Listen {
+        what: path.display().to_string(),
+        error,
+    };
+    lock.remove_stale_sockets().map_err(failed)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn schedule(settings: &Settings) -> Schedule {
+    Schedule {
+        interval: Duration::from_secs(settings.federation.interval_s),
+        concurrency: settings.federation.concurrency as usize,
+    }
+}
+
+fn limits(settings: &Settings) -> PullLimits {
+    PullLimits {
+        page_slices: settings.federation.page_slices,
+        max_held_logs: settings.federation.max_held_logs as usize,
+        max_held_bytes: settings.federation.max_held_bytes,
+    }
+}
+
+fn ready(did: Did, listen: Option<SocketAddr>, public_url: Option<&Url>) -> Ready {
+    let base_url = match (public_url, listen) {
+        (Some(url), _) => url.as_str().trim_end_matches('/').to_owned(),
+        (None, Some(listen)) if listen.ip().is_unspecified() => {
+            format!("http://localhost:{}", listen.port())
+        }
+        (None, Some(listen)) => format!("http://{listen}"),
+        (None, None) => String::new(),
+    };
+    let presence_url = format!("{base_url}/.well-known/hn/presence");
+    Ready {
+        did,
+        listen,
+        base_url,
+        presence_url,
+    }
+}
+
+fn endpoints(ready: &Ready) -> Endpoints {
+    Endpoints {
+        mcp: Some(ready.base_url.clone()),
+        presence: Some(ready.presence_url.clone()),
+        libp2p: Vec::new(),
+    }
 }

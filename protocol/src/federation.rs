@@ -180,6 +180,16 @@ impl Federation {
             .min()
     }
 
+    /// As [`Input::Roster`], without starting anything: for a node that follows only when it is told to.
+    pub fn know(&mut self, roster: Vec<(Did, Option<PeerHealth>)>, now: Timestamp) {
+        self.roster(roster, now);
+    }
+
+    /// Uses another schedule from the next decision on.
+    pub fn reschedule(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+    }
+
     fn roster(&mut self, roster: Vec<(Did, Option<PeerHealth>)>, now: Timestamp) {
         self.peers
             .retain(|did, _| roster.iter().any(|(wanted, _)| wanted == did));

@@ -20,6 +20,8 @@ const SEAL: &str = "sealed";
 const DAMAGED: &str = "damaged";
 /// sled's own file of pages.
 const PAGES: &str = "db";
+/// sled writes in units of this; its default of 512 KiB takes 10 MiB more memory and is no faster here.
+const SEGMENT: usize = 128 << 10;
 /// A key outside every tree, written first of all: a database without it is not ours or lost its content.
 const SENTINEL: &[u8] = &[0];
 
@@ -101,7 +103,9 @@ fn is_damage(error: &io::Error) -> bool {
 fn start(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     let db = sled::Config::new()
         .path(folder)
-        .cache_capacity(cache_bytes)
+        // Measured: sled holds about twice what its cache counts.
+        .cache_capacity(cache_bytes / 2)
+        .segment_size(SEGMENT)
         // The writer flushes when there is something to flush; an idle node must not wake up.
         .flush_every_ms(None)
         .mode(sled::Mode::LowSpace)

@@ -1,4 +1,4 @@
-//! The one thread that writes: takes what has queued up, applies it as one batch, answers all.
+//! The one thread that writes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -12,13 +12,8 @@ use super::{Batch, StoreError, open};
 use crate::failpoint;
 use crate::supervise::{ActorHandle, ActorState, panic_text};
 
-/// At most this many changes or bytes are applied together: sled keeps a batch in its buffers until it is whole.
-const GROUP_CHANGES: usize = 8192;
-const GROUP_BYTES: usize = 4 << 20;
 /// How long a change may wait for its flush. Long, because a flush costs more than it brings: the files are the truth.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
-/// How many pairs are removed at once when everything is.
-const CLEAR_CHUNK: usize = 4096;
 
 pub(super) struct Request {
     pub order: Order,
@@ -75,30 +70,16 @@ impl Writer {
     /// Serves until it is told to close or nobody is left who could ask.
     pub(super) fn run(mut self) {
         let mut closing = None;
-        while closing.is_none() {
-            let Some(first) = self.wait() else { break };
-            let mut group = Vec::new();
-            let mut next = Some(first);
-            let (mut changes, mut bytes) = (0, 0);
-            while let Some(request) = next.take() {
-                let Request { order, reply } = request;
-                if let Order::Apply(batch) = order {
-                    changes += batch.len();
-                    bytes += batch.bytes;
-                    group.push((batch, reply));
-                    if changes < GROUP_CHANGES && bytes < GROUP_BYTES {
-                        next = self.requests.try_recv().ok();
-                    }
-                    continue;
-                }
-                self.apply_group(std::mem::take(&mut group));
-                match order {
-                    Order::Clear => reply.send(self.guarded(Self::clear)),
-                    Order::Flush => reply.send(self.guarded(Self::flush)),
-                    Order::Close | Order::Apply(_) => closing = Some(reply),
+        while let Some(Request { order, reply }) = self.wait() {
+            match order {
+                Order::Apply(batch) => reply.send(self.guarded(|writer| writer.apply(batch))),
+                Order::Clear => reply.send(self.guarded(Self::clear)),
+                Order::Flush => reply.send(self.guarded(Self::flush)),
+                Order::Close => {
+                    closing = Some(reply);
+                    break;
                 }
             }
-            self.apply_group(group);
         }
         let closed = self.close();
         self.handle.set_state(ActorState::Stopped);
@@ -128,56 +109,28 @@ impl Writer {
         }
     }
 
-    fn apply_group(&mut self, group: Vec<(Batch, Reply)>) {
-        let mut ready = Vec::with_capacity(group.len());
-        for (batch, reply) in group {
-            // A fault strikes one request, not those that share its group.
-            match self.guarded(|_| Ok(failpoint::hit("actor.store")?)) {
-                Ok(()) => ready.push((batch, reply)),
-                Err(error) => reply.send(Err(error)),
-            }
-        }
-        if ready.len() > 1 {
-            let mut joined = Batch::new();
-            for (batch, _) in &ready {
-                joined.append(batch.clone());
-            }
-            if self.guarded(|writer| writer.apply(joined)).is_ok() {
-                for (_, reply) in ready {
-                    reply.send(Ok(()));
-                }
-                return;
-            }
-        }
-        // Alone, or one of them is bad: each gets its own answer. A change that is applied twice stays the same change.
-        for (batch, reply) in ready {
-            reply.send(self.guarded(|writer| writer.apply(batch)));
-        }
-    }
-
+    /// One change after the other. sled's own batches are not used: each costs a kilobyte of memory that does not come
+    /// back, a large one hundreds of megabytes; and its log keeps single changes in order anyway.
     fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
-        if batch.is_empty() {
-            return Ok(());
+        failpoint::hit("actor.store")?;
+        let db = self.db()?;
+        if !batch.is_empty() {
+            self.dirty_since.get_or_insert_with(Instant::now);
         }
-        self.db()?.apply_batch(batch.into_sled())?;
-        self.dirty_since.get_or_insert_with(Instant::now);
+        for change in batch.changes {
+            match change.value {
+                Some(value) => db.insert(change.key, value)?,
+                None => db.remove(change.key)?,
+            };
+        }
         Ok(())
     }
 
     fn clear(&mut self) -> Result<(), StoreError> {
         let db = self.db()?;
-        loop {
-            let mut batch = sled::Batch::default();
-            let mut found = 0;
-            // The sentinel has key 0; trees begin at 1.
-            for pair in db.range(vec![1u8]..).take(CLEAR_CHUNK) {
-                batch.remove(pair?.0);
-                found += 1;
-            }
-            if found == 0 {
-                break;
-            }
-            db.apply_batch(batch)?;
+        // The sentinel has key 0; trees begin at 1.
+        for pair in db.range(vec![1u8]..) {
+            db.remove(pair?.0)?;
         }
         self.flush()
     }

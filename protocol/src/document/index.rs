@@ -58,7 +58,8 @@ impl Entry {
         Ok(merkle::leaf_hash(&canonical::to_vec(self)?))
     }
 
-    fn check(&self) -> Result<(), DocumentError> {
+    /// What every entry must keep to. Errors: the first rule that is broken.
+    pub(crate) fn check(&self) -> Result<(), DocumentError> {
         let kind = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-.@".contains(&c);
         require(
             !self.kind.is_empty() && self.kind.len() <= MAX_KEY && self.kind.bytes().all(kind),

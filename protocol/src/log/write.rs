@@ -135,6 +135,12 @@ impl LogState {
 }
 
 impl EntryDraft {
+    /// Whether a log can take this entry, wherever it will stand. Errors: the first rule of `index@2` that is broken.
+    pub fn check(&self) -> Result<(), DocumentError> {
+        let last = crate::canonical::MAX_INTEGER;
+        self.clone().at(last).check()
+    }
+
     fn at(self, seq: u64) -> Entry {
         Entry {
             seq,

@@ -1,0 +1,473 @@
+//! Asking other nodes over HTTP: every answer bounded in bytes and time, no redirects, no proxies, and no
+//! internal address unless the operator typed it (design 13).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, IF_NONE_MATCH, LINK};
+use reqwest::{Client, Response, StatusCode};
+use url::Url;
+
+/// A connection that is not there within this is not there: nodes answer a SYN or they are off.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Idle connections kept to one host: a pull uses one, a mirror a few.
+const IDLE_PER_HOST: usize = 4;
+/// How long an idle connection is kept: longer than the pull interval would only hold file descriptors.
+const IDLE_FOR: Duration = Duration::from_secs(20);
+/// The slowest body that is waited for, in bytes a second: below it the peer counts as not answering.
+const SLOWEST: u64 = 16 * 1024;
+/// The most bytes of a problem document that are read to say why a peer refused.
+const MAX_PROBLEM: usize = 16 * 1024;
+
+/// Who wrote a URL, and so where it may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The operator typed it: any scheme and address.
+    Operator,
+    /// Somebody else wrote it: https to public addresses only; the local profile allows http and any address.
+    Stranger,
+}
+
+/// Why there is no usable answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// No connection, or it broke.
+    #[error("no connection: {0}")]
+    Connect(String),
+    /// Too late, or too slow.
+    #[error("no answer in time: {0}")]
+    Timeout(&'static str),
+    /// The answer sends us elsewhere; we do not go.
+    #[error("the answer is a redirect ({0}), which is not followed")]
+    Redirect(u16),
+    /// More bytes than the route can have.
+    #[error("the answer is longer than the {0} bytes that it may have")]
+    TooLarge(usize),
+    /// A compressed answer, which was not asked for.
+    #[error("the answer has content-encoding {0:?}, which was not asked for")]
+    Encoding(String),
+    /// An HTTP error.
+    #[error("the answer is {status}{detail}")]
+    Status {
+        /// The status code.
+        status: u16,
+        /// `: ` and what the problem document says, or nothing.
+        detail: String,
+    },
+    /// A URL that may not be asked.
+    #[error("the URL is refused: {0}")]
+    Url(String),
+}
+
+impl FetchError {
+    /// A stable code for peer states.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "no_connection",
+            Self::Timeout(_) => "timeout",
+            Self::Redirect(_) => "redirect",
+            Self::TooLarge(_) => "answer_too_large",
+            Self::Encoding(_) => "unexpected_encoding",
+            Self::Status { .. } => "http_error",
+            Self::Url(_) => "url_refused",
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// 200 or 304.
+    pub status: StatusCode,
+    /// The body; empty for 304.
+    pub body: Bytes,
+    /// The query of the `rel="next"` link, when there is one.
+    pub next: Option<String>,
+    /// The strong entity tag.
+    pub etag: Option<String>,
+}
+
+/// The client side of HTTP, shared by all actors.
+#[derive(Clone)]
+pub struct Fetch {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Allowed where a stranger's URL may lead to a private address (local profile).
+    private_allowed: bool,
+    patience: Duration,
+    operator: OnceLock<Client>,
+    stranger: OnceLock<Client>,
+}
+
+impl Fetch {
+    /// `patience`: how long headers may take, and the head start of a slow body.
+    #[must_use]
+    pub fn new(private_allowed: bool, patience: Duration) -> Self {
+        let inner = Inner {
+            private_allowed,
+            patience,
+            operator: OnceLock::new(),
+            stranger: OnceLock::new(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// GETs `url`, whole. `etag` becomes `If-None-Match`. Errors: everything but 200 and 304, more than `max` bytes, too slow.
+    pub async fn get(
+        &self,
+        url: &Url,
+        trust: Trust,
+        etag: Option<&str>,
+        max: usize,
+    ) -> Result<Answer, FetchError> {
+        let mut body = self.open(url, trust, etag).await?;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = body.chunk().await? {
+            if bytes.len() + chunk.len() > max {
+                return Err(FetchError::TooLarge(max));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status: body.response.status(),
+            next: next_query(body.response.headers()),
+            etag: body
+                .response
+                .headers()
+                .get(ETAG)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned),
+            body: bytes.freeze(),
+        })
+    }
+
+    /// Starts a GET whose body is read in chunks. Errors: everything but 200 and 304.
+    pub async fn open(
+        &self,
+        url: &Url,
+        trust: Trust,
+        etag: Option<&str>,
+    ) -> Result<Body, FetchError> {
+        self.check(url, trust)?;
+        let mut request = self
+            .client(trust)?
+            .get(url.clone())
+            .header(ACCEPT_ENCODING, "identity");
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let started = Instant::now();
+        let patience = self.inner.patience;
+        let response = tokio::time::timeout(patience, request.send())
+            .await
+            .map_err(|_| FetchError::Timeout("no headers"))?
+            .map_err(|e| connect_error(&e))?;
+        let status = response.status();
+        let mut body = Body {
+            response,
+            started,
+            received: 0,
+            patience,
+        };
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+            return Err(FetchError::Redirect(status.as_u16()));
+        }
+        if let Some(encoding) = body.response.headers().get(CONTENT_ENCODING) {
+            if encoding.as_bytes() != b"identity" {
+                return Err(FetchError::Encoding(
+                    String::from_utf8_lossy(encoding.as_bytes()).into(),
+                ));
+            }
+        }
+        match status {
+            StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(body),
+            _ => Err(FetchError::Status {
+                status: status.as_u16(),
+                detail: body.problem().await,
+            }),
+        }
+    }
+
+    fn check(&self, url: &Url, trust: Trust) -> Result<(), FetchError> {
+        let host = url
+            .host()
+            .ok_or_else(|| FetchError::Url("it names no host".into()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(FetchError::Url(format!(
+                "{}: is neither http nor https",
+                url.scheme()
+            )));
+        }
+        if trust == Trust::Operator || self.inner.private_allowed {
+            return Ok(());
+        }
+        if url.scheme() != "https" {
+            return Err(FetchError::Url(
+                "a URL from somebody else must be https".into(),
+            ));
+        }
+        // A literal address never reaches the resolver.
+        let address = match host {
+            url::Host::Ipv4(v4) => Some(IpAddr::V4(v4)),
+            url::Host::Ipv6(v6) => Some(IpAddr::V6(v6)),
+            url::Host::Domain(_) => None,
+        };
+        match address {
+            Some(ip) if !is_public(ip) => {
+                Err(FetchError::Url(format!("{ip} is not a public address")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn client(&self, trust: Trust) -> Result<Client, FetchError> {
+        let guarded = trust == Trust::Stranger && !self.inner.private_allowed;
+        let slot = if guarded {
+            &self.inner.stranger
+        } else {
+            &self.inner.operator
+        };
+        if let Some(client) = slot.get() {
+            return Ok(client.clone());
+        }
+        let mut builder = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .pool_idle_timeout(IDLE_FOR)
+            .user_agent(concat!("hn/", env!("CARGO_PKG_VERSION")));
+        if guarded {
+            builder = builder.dns_resolver(Arc::new(PublicOnly));
+        }
+        let client = builder
+            .build()
+            .map_err(|e| FetchError::Connect(e.to_string()))?;
+        Ok(slot.get_or_init(|| client).clone())
+    }
+}
+
+/// A body that is being read.
+pub struct Body {
+    response: Response,
+    started: Instant,
+    received: u64,
+    patience: Duration,
+}
+
+impl Body {
+    /// The length that the answer announces.
+    #[must_use]
+    pub fn announced(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+
+    /// The next bytes; `None` at the end. Errors: broken, or slower than [`SLOWEST`] beyond the patience.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let allowed = self.patience + Duration::from_secs(self.received / SLOWEST);
+        let left = allowed.saturating_sub(self.started.elapsed());
+        let chunk = tokio::time::timeout(left, self.response.chunk())
+            .await
+            .map_err(|_| FetchError::Timeout("the body comes too slowly"))?
+            .map_err(|e| connect_error(&e))?;
+        self.received += chunk.as_ref().map_or(0, |c| c.len() as u64);
+        Ok(chunk)
+    }
+
+    /// What a problem document says, shortened; a peer's text is never more than a hint.
+    async fn problem(&mut self) -> String {
+        let mut bytes = Vec::new();
+        while let Ok(Some(chunk)) = self.chunk().await {
+            if bytes.len() + chunk.len() > MAX_PROBLEM {
+                break;
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let problem = hn_protocol::canonical::parse(&bytes).unwrap_or_default();
+        let text = problem
+            .get("detail")
+            .or_else(|| problem.get("title"))
+            .and_then(|v| v.as_str());
+        let plain = |t: &str| {
+            t.chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect::<String>()
+        };
+        text.map(|t| format!(": {}", plain(t))).unwrap_or_default()
+    }
+}
+
+fn connect_error(error: &reqwest::Error) -> FetchError {
+    if error.is_timeout() {
+        return FetchError::Timeout("no connection");
+    }
+    // The innermost cause says what happened ("connection refused"); the outer ones repeat the URL.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    FetchError::Connect(cause.to_string())
+}
+
+/// The query of `<?…>; rel="next"`: only a query-only relative reference is one of ours (design 4).
+fn next_query(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.trim().strip_prefix("<?")?.split_once('>')?;
+    parameters
+        .contains("rel=\"next\"")
+        .then(|| target.to_owned())
+}
+
+/// Resolves names and gives out public addresses alone, so that the address that was checked is the one dialled.
+struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let (public, refused): (Vec<SocketAddr>, Vec<_>) =
+                found.partition(|a| is_public(a.ip()));
+            if public.is_empty() {
+                let reason = format!(
+                    "{} has no public address ({} refused)",
+                    name.as_str(),
+                    refused.len()
+                );
+                return Err(reason.into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Whether an address is one of the public Internet's: not loopback, private, link-local (metadata services
+/// among them), CGNAT, documentation, benchmark, multicast or reserved, nor an IPv6 wrapping of such or of any IPv4.
+#[must_use]
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    !(ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || ip.is_broadcast()
+        || a == 0
+        || (a == 100 && b & 0xc0 == 64) // CGNAT, RFC 6598
+        || (a == 192 && b == 0 && c == 0) // protocol assignments, RFC 6890
+        || (a == 192 && b == 88 && c == 99) // 6to4 relays, RFC 7526
+        || (a == 198 && b & 0xfe == 18) // benchmarks, RFC 2544
+        || a >= 224) // multicast, reserved
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    // Only 2000::/3 is global unicast: this alone refuses ::1, v4-mapped, NAT64, fc00::/7, fe80::/10, ff00::/8.
+    let [a, b, ..] = ip.segments();
+    let global = a & 0xe000 == 0x2000;
+    let teredo_or_special = a == 0x2001 && b < 0x0200;
+    let documentation = (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
+    let six_to_four = a == 0x2002;
+    global && !teredo_or_special && !documentation && !six_to_four
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_are_public() {
+        for ip in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.2.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
+            "2001::1",
+            "2001:db8::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in [
+            "8.8.8.8",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+        ] {
+            assert!(is_public(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_strangers_url_is_checked_and_the_operators_is_not() {
+        let fetch = Fetch::new(false, Duration::from_secs(1));
+        for url in [
+            "http://example.net/",
+            "https://127.0.0.1/",
+            "https://[::1]/",
+            "https://[::ffff:10.0.0.1]/",
+        ] {
+            let url = Url::parse(url).unwrap();
+            assert!(fetch.check(&url, Trust::Stranger).is_err(), "{url}");
+            assert!(fetch.check(&url, Trust::Operator).is_ok(), "{url}");
+        }
+        assert!(
+            fetch
+                .check(
+                    &Url::parse("https://example.net/").unwrap(),
+                    Trust::Stranger
+                )
+                .is_ok()
+        );
+        assert!(
+            fetch
+                .check(&Url::parse("ftp://example.net/").unwrap(), Trust::Operator)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn only_a_query_only_next_link_counts() {
+        let next = |link: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LINK, link.parse().unwrap());
+            next_query(&headers)
+        };
+        assert_eq!(
+            next("<?cursor=5>; rel=\"next\"").as_deref(),
+            Some("cursor=5")
+        );
+        assert_eq!(next("<http://10.0.0.1/?cursor=5>; rel=\"next\""), None);
+        assert_eq!(next("<?cursor=5>; rel=\"prev\""), None);
+    }
+}

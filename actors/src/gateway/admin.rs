@@ -1,0 +1,354 @@
+//! What the CLI needs, on the Unix socket alone: its owner is the operator.
+
+use actix_web::http::header::CONTENT_ENCODING;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use hn_protocol::canonical;
+use hn_protocol::did::Did;
+use hn_protocol::document::parse_cursor;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::problem::Problem;
+use super::{GatewayState, artifact, method_not_allowed, parse_did, publish, read, status};
+use crate::artifact_mirror::FetchArtifact;
+use crate::catalog::ReadError;
+use crate::failpoint;
+use crate::federation_sync::{ListPeers, PeerView, PutPeer, Refresh, ReloadRoster, RemovePeer};
+use crate::fetch::Trust;
+use crate::index_federator::Reindex;
+use crate::roster::{RosterPeer, Scope, is_base_url};
+
+/// The most bytes of a JSON body (design 13).
+const MAX_BODY: usize = 8 << 20;
+/// Entries listed at once.
+const MAX_ENTRIES: usize = 1000;
+/// The longest petname.
+const MAX_ALIAS: usize = 64;
+
+/// Put on a connection whose peer is the socket's owner or root.
+pub struct Operator;
+
+/// The operator's routes.
+pub fn routes(config: &mut web::ServiceConfig) {
+    let post = |path: &str, route: actix_web::Route| {
+        web::resource(path.to_owned())
+            .route(route)
+            .default_service(web::route().to(method_not_allowed))
+    };
+    config
+        .service(read("/metrics").to_get(status::metrics))
+        .service(read("/admin/status").to_get(status::status))
+        .service(read("/admin/log/entries").to_get(entries))
+        .service(read("/admin/artifact/{digest}").to_get(fetch))
+        .service(read("/admin/federation/peers").to_get(list_peers))
+        .service(post("/admin/log/publish", web::post().to(publish::publish)))
+        .service(post("/admin/federation/refresh", web::post().to(refresh)))
+        .service(post("/admin/federation/reload", web::post().to(reload)))
+        .service(post("/admin/reindex", web::post().to(reindex)))
+        .service(post("/admin/failpoints", web::post().to(failpoints)))
+        .service(
+            web::resource("/admin/federation/peers/{did}")
+                .route(web::put().to(put_peer))
+                .route(web::delete().to(remove_peer))
+                .default_service(web::route().to(method_not_allowed)),
+        );
+}
+
+/// Refuses whoever is neither the owner nor root, though the socket's mode does so already.
+pub fn check_operator(request: &HttpRequest) -> Result<(), Problem> {
+    if request.conn_data::<Operator>().is_some() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        "socket_only",
+        "the socket answers its owner alone",
+    ))
+}
+
+/// Reads a JSON body strictly: bounded, uncompressed, no duplicate keys, no numbers that readers differ on.
+async fn body<T: DeserializeOwned + Default>(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+) -> Result<T, Problem> {
+    check_operator(request)?;
+    if request.headers().contains_key(CONTENT_ENCODING) {
+        return Err(Problem::new(
+            "unsupported_encoding",
+            "send the body as it is",
+        ));
+    }
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| Problem::new("bad_body", error.to_string()))?;
+        if bytes.len() + chunk.len() > MAX_BODY {
+            return Err(Problem::new(
+                "body_too_large",
+                format!("at most {MAX_BODY} bytes"),
+            ));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    Ok(canonical::from_slice(&bytes)?)
+}
+
+async fn list_peers(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    Ok(HttpResponse::Ok().json(state.links.list_peers.send(ListPeers).await?))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerBody {
+    url: Option<Url>,
+    presence: Option<Url>,
+    scope: Option<Scope>,
+    mirror: Option<bool>,
+    alias: Option<String>,
+}
+
+async fn put_peer(
+    request: HttpRequest,
+    did: web::Path<String>,
+    state: web::Data<GatewayState>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let did = parse_did(&did)?;
+    let asked: PeerBody = body(&request, payload).await?;
+    if let Some(url) = asked
+        .url
+        .iter()
+        .chain(&asked.presence)
+        .find(|url| !is_base_url(url))
+    {
+        return Err(Problem::new("bad_url", url.as_str()));
+    }
+    let good = |alias: &String| {
+        !alias.is_empty()
+            && alias.len() <= MAX_ALIAS
+            && !alias.starts_with("did:")
+            && !alias.chars().any(char::is_control)
+    };
+    if let Some(alias) = asked.alias.as_ref().filter(|alias| !good(alias)) {
+        return Err(Problem::new(
+            "invalid_json",
+            format!("{alias:?} is no petname"),
+        ));
+    }
+    let known = known_peer(&state, &did).await?;
+    // An alias names one peer.
+    if let Some(alias) = &asked.alias {
+        let roster = state.links.list_peers.send(ListPeers).await?;
+        if roster
+            .peers
+            .iter()
+            .any(|peer| peer.did != did && peer.alias.as_ref() == Some(alias))
+        {
+            return Err(Problem::new(
+                "invalid_json",
+                format!("another peer is called {alias:?}"),
+            ));
+        }
+    }
+    let peer = RosterPeer {
+        did,
+        // On a known peer, URL and scope are replaced; the rest stays unless it is given.
+        url: asked
+            .url
+            .or_else(|| known.as_ref().and_then(|peer| peer.url.clone())),
+        presence: asked
+            .presence
+            .or_else(|| known.as_ref().and_then(|peer| peer.presence.clone())),
+        scope: asked.scope.unwrap_or_default(),
+        mirror: asked
+            .mirror
+            .or_else(|| known.as_ref().map(|peer| peer.mirror))
+            .unwrap_or_default(),
+        alias: asked.alias.or_else(|| known.and_then(|peer| peer.alias)),
+    };
+    let view = state.links.put_peer.send(PutPeer { peer }).await??;
+    Ok(HttpResponse::Ok().json(json!({ "peer": view })))
+}
+
+async fn known_peer(state: &GatewayState, did: &Did) -> Result<Option<PeerView>, Problem> {
+    let roster = state.links.list_peers.send(ListPeers).await?;
+    Ok(roster.peers.into_iter().find(|peer| peer.did == *did))
+}
+
+async fn remove_peer(
+    request: HttpRequest,
+    did: web::Path<String>,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    let did = parse_did(&did)?;
+    state.links.remove_peer.send(RemovePeer { did }).await??;
+    Ok(HttpResponse::Ok().json(json!({ "removed": true })))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefreshBody {
+    did: Option<Did>,
+    #[serde(default)]
+    mirror: bool,
+}
+
+async fn refresh(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let asked: RefreshBody = body(&request, payload).await?;
+    let refresh = Refresh {
+        peer: asked.did,
+        mirror: asked.mirror,
+    };
+    let peers = state.links.refresh.send(refresh).await??;
+    Ok(HttpResponse::Ok().json(json!({ "peers": peers })))
+}
+
+async fn reload(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    state.links.reload_roster.send(ReloadRoster).await?;
+    list_peers(request, state).await
+}
+
+async fn reindex(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    let mut found = state.links.reindex.send(Reindex).await??;
+    let shelf = state.artifacts.clone();
+    found.artifacts = super::blocking(move || Ok(shelf.reindex()?)).await?;
+    Ok(HttpResponse::Ok().json(found))
+}
+
+async fn failpoints(request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    if !failpoint::enabled() {
+        return Err(Problem::new(
+            "unknown_route",
+            "failpoints are for tests: HN_FAILPOINTS is not set",
+        ));
+    }
+    let wanted: std::collections::BTreeMap<String, String> = body(&request, payload).await?;
+    for (name, action) in &wanted {
+        failpoint::set(name, action)
+            .map_err(|error| Problem::new("bad_failpoint", error.to_string()))?;
+    }
+    Ok(HttpResponse::Ok().json(json!({ "set": wanted.len() })))
+}
+
+/// Entries of a held log as they were signed.
+async fn entries(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    let (mut publisher, mut cursor, mut limit) = (state.catalog.own(), 0, 100);
+    for (key, value) in url::form_urlencoded::parse(request.query_string().as_bytes()) {
+        match key.as_ref() {
+            "publisher" => publisher = parse_did(&value)?,
+            "cursor" => {
+                cursor = parse_cursor(&value).ok_or_else(|| Problem::new("bad_cursor", value))?
+            }
+            "limit" => {
+                let asked = value.parse().ok().filter(|n| (1..=MAX_ENTRIES).contains(n));
+                limit = asked.ok_or_else(|| {
+                    Problem::new("bad_limit", format!("1 to {MAX_ENTRIES}, not {value}"))
+                })?;
+            }
+            _ => {}
+        }
+    }
+    let view = state
+        .catalog
+        .log(&publisher)
+        .ok_or(ReadError::UnknownPublisher(publisher))?;
+    let catalog = state.catalog.clone();
+    let (log_size, log_root) = (view.state.size(), view.state.root());
+    let listed = super::blocking(move || {
+        let mut listed: Vec<Value> = Vec::new();
+        for slice in catalog.slices(&view, cursor) {
+            let slice = slice?;
+            let document = canonical::parse(&view.reader.read(slice.span)?)?;
+            let entries = document
+                .get("entries")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let due = |entry: &Value| {
+                entry
+                    .get("seq")
+                    .and_then(Value::as_u64)
+                    .is_some_and(|seq| seq >= cursor)
+            };
+            listed.extend(entries.into_iter().filter(due).take(limit - listed.len()));
+            if listed.len() == limit {
+                break;
+            }
+        }
+        Ok(listed)
+    })
+    .await?;
+    let next = cursor.saturating_add(listed.len() as u64);
+    Ok(HttpResponse::Ok().json(json!({
+        "publisher": publisher,
+        "entries": listed,
+        "next_cursor": (next < log_size).then_some(next),
+        "log_size": log_size,
+        "log_root": log_root,
+    })))
+}
+
+/// An artifact: held here, or fetched from a peer and verified before a byte of it is given on.
+async fn fetch(
+    request: HttpRequest,
+    digest: web::Path<String>,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    let digest = artifact::parse(&digest)?;
+    let from = url::form_urlencoded::parse(request.query_string().as_bytes())
+        .find(|(key, _)| key == "from")
+        .map(|(_, value)| parse_did(&value))
+        .transpose()?;
+    let shelf = state.artifacts.clone();
+    if let Some((file, _)) = super::blocking(move || Ok(shelf.open(&digest)?)).await? {
+        return artifact::send(&request, &digest, file);
+    }
+    let roster = state.links.list_peers.send(ListPeers).await?;
+    if let Some(did) = from.filter(|did| roster.peers.iter().all(|peer| peer.did != *did)) {
+        return Err(Problem::new(
+            "unknown_peer",
+            format!("{did} is not in the roster"),
+        ));
+    }
+    let asked = roster
+        .peers
+        .into_iter()
+        .filter(|peer| from.is_none_or(|did| did == peer.did));
+    let sources = asked
+        .filter_map(|peer| Some((peer.url?, Trust::Operator)))
+        .collect();
+    let staged = state
+        .links
+        .fetch_artifact
+        .send(FetchArtifact { digest, sources })
+        .await??;
+    let file = super::blocking(move || Ok(std::fs::File::open(staged.path())?)).await?;
+    artifact::send(&request, &digest, file)
+}

@@ -1,0 +1,147 @@
+//! Logs for whoever follows: pages, heads, and what this node offers.
+
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LINK};
+use actix_web::{HttpRequest, HttpResponse, web};
+use hn_protocol::did::Did;
+use hn_protocol::document::{MAX_ENTRIES, MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, parse_cursor};
+use serde_json::json;
+
+use super::problem::Problem;
+use super::{GatewayState, is_unmodified, parse_did};
+use crate::catalog::{LogView, ReadError};
+use crate::pull::{HeldLogHead, HeldLogs};
+
+/// Slices of a page when the caller does not say (design 4).
+const DEFAULT_LIMIT: usize = 16;
+/// The most slices of a page (design 4).
+const MAX_LIMIT: usize = 64;
+
+struct IndexQuery {
+    publisher: Did,
+    cursor: u64,
+    limit: usize,
+    epoch: Option<u64>,
+}
+
+impl IndexQuery {
+    fn parse(query: &str, own: Did) -> Result<Self, Problem> {
+        let mut parsed = Self {
+            publisher: own,
+            cursor: 0,
+            limit: DEFAULT_LIMIT,
+            epoch: None,
+        };
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "publisher" => parsed.publisher = parse_did(&value)?,
+                "cursor" => {
+                    parsed.cursor =
+                        parse_cursor(&value).ok_or_else(|| Problem::new("bad_cursor", value))?;
+                }
+                "limit" => {
+                    let limit = parse_cursor(&value).and_then(|n| usize::try_from(n).ok());
+                    let limit = limit.filter(|n| (1..=MAX_LIMIT).contains(n));
+                    parsed.limit = limit.ok_or_else(|| Problem::new("bad_limit", value))?;
+                }
+                "epoch" => {
+                    let epoch =
+                        parse_cursor(&value).ok_or_else(|| Problem::new("bad_epoch", value))?;
+                    parsed.epoch = Some(epoch);
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// A page of a log: NDJSON of signed documents, each presence before the first slice that names it.
+#[utoipa::path(get, path = "/federate/index", tag = "federate", params(
+    ("publisher" = Option<String>, Query, description = "did:hn; this node's own by default"),
+    ("cursor" = Option<String>, Query, description = "first seq, decimal; 0 by default"),
+    ("limit" = Option<u8>, Query, description = "slices, 1 to 64; 16 by default"),
+    ("epoch" = Option<u64>, Query, description = "an older epoch")), responses(
+    (status = 200, description = "NDJSON; a Link with rel=next unless it reaches the head", content_type = "application/x-ndjson"),
+    (status = 304, description = "Unchanged since If-None-Match"),
+    (status = 400, description = "A bad cursor, limit, epoch or DID"), (status = 404, description = "No such log is held")))]
+pub async fn index(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    let query = IndexQuery::parse(request.query_string(), state.catalog.own())?;
+    let view = state
+        .catalog
+        .log(&query.publisher)
+        .ok_or(ReadError::UnknownPublisher(query.publisher))?;
+    if let Some(epoch) = query.epoch.filter(|epoch| *epoch != view.state.epoch) {
+        return Err(ReadError::UnknownEpoch(epoch).into());
+    }
+    let page = match state.catalog.page_at_hand(&view, query.cursor, query.limit) {
+        Some(page) => page,
+        None => {
+            let catalog = state.catalog.clone();
+            super::blocking(move || Ok(catalog.page(&view, query.cursor, query.limit)?)).await?
+        }
+    };
+    let etag = format!("\"{}\"", page.etag);
+    if is_unmodified(&request, &etag) {
+        return Ok(HttpResponse::NotModified()
+            .insert_header((ETAG, etag))
+            .finish());
+    }
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-ndjson"),
+        ))
+        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+        .insert_header((ETAG, etag));
+    if let Some(next) = page.next {
+        let (publisher, limit) = (query.publisher, query.limit);
+        let link = format!("<?publisher={publisher}&cursor={next}&limit={limit}>; rel=\"next\"");
+        response.insert_header((LINK, link));
+    }
+    Ok(response.body(page.body))
+}
+
+/// The head of every log held.
+#[utoipa::path(get, path = "/federate/peers", tag = "federate", responses(
+    (status = 200, description = "One head a log", body = [HeldLogHead])))]
+pub async fn peers(state: web::Data<GatewayState>) -> HttpResponse {
+    let own = state.catalog.own();
+    let head = |view: &LogView| HeldLogHead {
+        did: view.state.publisher,
+        epoch: view.state.epoch,
+        log_size: view.state.size(),
+        log_root: view.state.root(),
+        head: view.state.head,
+        presence: view.state.presence.map(|presence| presence.digest),
+        last_seen: if view.state.publisher == own {
+            state.clock.now()
+        } else {
+            view.last_seen
+        },
+        forked: false,
+    };
+    let peers = state.catalog.logs().iter().map(|view| head(view)).collect();
+    HttpResponse::Ok().json(HeldLogs { peers })
+}
+
+/// What this node offers.
+#[utoipa::path(get, path = "/federate", tag = "federate", responses((status = 200, description = "DID, number of logs held, limits, services")))]
+pub async fn offers(state: web::Data<GatewayState>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "did": state.catalog.own(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "publishers": state.catalog.count(),
+        "services": [],
+        "limits": {
+            "page_slices": MAX_LIMIT,
+            "default_page_slices": DEFAULT_LIMIT,
+            "slice_entries": MAX_ENTRIES,
+            "slice_bytes": MAX_SLICE_BYTES,
+            "presence_bytes": MAX_PRESENCE_BYTES,
+        },
+    }))
+}

@@ -1,0 +1,178 @@
+//! What every request passes before its handler: right host, not too many, and no panic leaves the request.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::panic::AssertUnwindSafe;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
+use actix_web::{Error, web};
+use futures_util::FutureExt;
+use governor::{DefaultKeyedRateLimiter, Quota};
+use url::Url;
+
+use super::GatewayState;
+use super::problem::Problem;
+use crate::supervise::panic_text;
+
+/// A client may use up so many seconds of its rate at once.
+const BURST_SECONDS: u32 = 4;
+/// Clients that are remembered before those that went quiet are forgotten.
+const MAX_CLIENTS: usize = 10_000;
+
+/// Who may ask, and as whom we answer.
+pub struct Guard {
+    hosts: BTreeSet<String>,
+    /// Listening on every address: any address of ours is a good host.
+    any_address: Option<u16>,
+    limiter: Option<DefaultKeyedRateLimiter<IpAddr>>,
+}
+
+impl Guard {
+    /// For a gateway at `listen`, also known as `public_url`; `rate` requests a second and client, 0 = no limit.
+    #[must_use]
+    pub fn new(listen: SocketAddr, public_url: Option<&Url>, rate: u32) -> Self {
+        let port = listen.port();
+        let mut hosts = BTreeSet::from([listen.to_string(), format!("localhost:{port}")]);
+        if port == 80 {
+            hosts.extend([host_of(listen.ip()), "localhost".to_owned()]);
+        }
+        if let Some((url, host)) = public_url.and_then(|url| Some((url, url.host_str()?))) {
+            // The default port may be written or left out.
+            hosts.insert(
+                url.port()
+                    .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+            );
+            hosts.extend(
+                url.port_or_known_default()
+                    .map(|port| format!("{host}:{port}")),
+            );
+        }
+        let limiter = NonZeroU32::new(rate).map(|rate| {
+            let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1));
+            DefaultKeyedRateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
+        });
+        Self {
+            hosts,
+            any_address: listen.ip().is_unspecified().then_some(port),
+            limiter,
+        }
+    }
+
+    fn check(&self, request: &ServiceRequest) -> Result<(), Problem> {
+        let host = request
+            .headers()
+            .get("host")
+            .and_then(|host| host.to_str().ok());
+        // Absolute-form targets carry the authority in the URI.
+        let host = request
+            .uri()
+            .authority()
+            .map(|a| a.as_str())
+            .or(host)
+            .unwrap_or_default();
+        if !self.is_ours(host) {
+            let detail = format!(
+                "{:?} is neither the listen address, the public URL's, nor localhost",
+                host
+            );
+            return Err(Problem::new("misdirected", detail));
+        }
+        let (Some(limiter), Some(peer)) = (&self.limiter, request.peer_addr()) else {
+            return Ok(());
+        };
+        if limiter.len() > MAX_CLIENTS {
+            limiter.retain_recent();
+        }
+        limiter
+            .check_key(&peer.ip())
+            .map_err(|_| Problem::new("rate_limited", "slow down"))
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        if self.hosts.contains(host) {
+            return true;
+        }
+        if self.hosts.contains(&host.to_ascii_lowercase()) {
+            return true;
+        }
+        let address = host.parse::<SocketAddr>().ok();
+        self.any_address
+            .is_some_and(|port| address.is_some_and(|a| a.port() == port))
+    }
+}
+
+fn host_of(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// The middleware: guard, handler, count. A handler that panics answers 500 and harms nobody else.
+pub async fn pass<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let state = request.app_data::<web::Data<GatewayState>>().cloned();
+    let guard = request.app_data::<web::Data<Guard>>().cloned();
+    let refused = guard.and_then(|guard| guard.check(&request).err());
+    let answer = match refused {
+        Some(problem) => Err(problem.into()),
+        // The request must not be kept meanwhile: the router wants it for itself alone.
+        None => AssertUnwindSafe(next.call(request))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| {
+                let reason = panic_text(panic.as_ref());
+                tracing::error!(%reason, "a request handler panicked");
+                Err(Problem::new("internal", "see the log of the node").into())
+            }),
+    };
+    if let Some(state) = state {
+        let status = match &answer {
+            Ok(response) => response.status(),
+            Err(error) => error.as_response_error().status_code(),
+        };
+        state.metrics.http_answered(status.as_u16());
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn guard(listen: &str, public: Option<&str>) -> Guard {
+        Guard::new(
+            listen.parse().unwrap(),
+            public.map(|p| p.parse().unwrap()).as_ref(),
+            0,
+        )
+    }
+
+    #[test]
+    fn only_our_own_hosts_are_answered() {
+        let local = guard("127.0.0.1:7733", None);
+        assert!(
+            local.is_ours("127.0.0.1:7733")
+                && local.is_ours("localhost:7733")
+                && local.is_ours("LOCALHOST:7733")
+        );
+        for host in [
+            "evil.example",
+            "127.0.0.1:7734",
+            "127.0.0.1",
+            "",
+            "10.0.0.1:7733",
+        ] {
+            assert!(!local.is_ours(host), "{host}");
+        }
+        let public = guard("0.0.0.0:7733", Some("https://alice.example.net"));
+        assert!(public.is_ours("alice.example.net") && public.is_ours("alice.example.net:443"));
+        assert!(public.is_ours("192.168.1.4:7733") && !public.is_ours("rebound.example:7733"));
+    }
+}

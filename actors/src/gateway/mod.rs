@@ -1,0 +1,428 @@
+//! The HTTP side of the node: open routes on TCP, the same and `/admin/*` on the Unix socket.
+//!
+//! Handlers parse, ask, respond. Reads go to the [`Catalog`] directly; whatever changes something is a message
+//! to an actor. Errors are problem documents from one table ([`problem`]).
+
+mod admin;
+mod artifact;
+mod federate;
+mod guard;
+mod openapi;
+mod presence;
+pub mod problem;
+mod publish;
+mod status;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler, Message, MessageResult, Recipient, Supervised};
+use actix_web::dev::{Extensions, Server, ServerHandle};
+use actix_web::http::header::IF_NONE_MATCH;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, middleware, web};
+use hn_protocol::did::Did;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tracing::{error, warn};
+use url::Url;
+
+pub use guard::Guard;
+pub use openapi::document as openapi_document;
+use problem::Problem;
+
+use crate::artifact_mirror::FetchArtifact;
+use crate::artifacts::ArtifactShelf;
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::failpoint;
+use crate::federation_sync::{ListPeers, PutPeer, Refresh, ReloadRoster, RemovePeer};
+use crate::home::Home;
+use crate::index_federator::{GetOwnLog, PublishEntries, Reindex};
+use crate::metrics::Metrics;
+use crate::settings::{GatewaySettings, Profile};
+use crate::store::Store;
+use crate::supervise::Registry;
+
+/// How long a client may take to send its headers (design 13).
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// An idle connection is kept so long.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Requests under way when the node stops get so long to end, in seconds; SIGTERM promises 10 in all.
+const DRAIN_SECONDS: u64 = 5;
+/// Threads a worker may block on disks: more would only queue there.
+const BLOCKING_THREADS: usize = 8;
+/// Connections to the admin socket at the same time.
+const SOCKET_CONNECTIONS: usize = 256;
+/// Scrapers at the same time.
+const METRICS_CONNECTIONS: usize = 16;
+/// Publications streamed at the same time; the next is told 503.
+const PUBLICATIONS: usize = 16;
+
+/// To whom the gateway may send what.
+#[derive(Clone)]
+pub struct Links {
+    /// Grow our own log.
+    pub publish: Recipient<PublishEntries>,
+    /// Rebuild the index.
+    pub reindex: Recipient<Reindex>,
+    /// The state of our own log.
+    pub own_log: Recipient<GetOwnLog>,
+    /// Pull now.
+    pub refresh: Recipient<Refresh>,
+    /// Add a peer.
+    pub put_peer: Recipient<PutPeer>,
+    /// Remove a peer.
+    pub remove_peer: Recipient<RemovePeer>,
+    /// The roster with each peer's health.
+    pub list_peers: Recipient<ListPeers>,
+    /// Read the roster again.
+    pub reload_roster: Recipient<ReloadRoster>,
+    /// Fetch one artifact.
+    pub fetch_artifact: Recipient<FetchArtifact>,
+}
+
+/// What every handler may use.
+pub struct GatewayState {
+    /// Logs, for reading.
+    pub catalog: Catalog,
+    /// Artifacts, for reading and publishing.
+    pub artifacts: ArtifactShelf,
+    /// The index, for its size.
+    pub store: Store,
+    /// Actors.
+    pub links: Links,
+    /// Who runs.
+    pub registry: Registry,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Time.
+    pub clock: Clock,
+    /// The home folder.
+    pub home: Home,
+    /// The profile.
+    pub profile: Profile,
+    /// Our alias.
+    pub alias: String,
+    /// The gateway itself, asked for its addresses.
+    pub listeners: Recipient<GetListeners>,
+    publications: Arc<Semaphore>,
+}
+
+impl GatewayState {
+    /// Everything at once: named fields keep the wiring readable.
+    #[must_use]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "wiring: called once, in the node's start"
+    )]
+    pub fn new(
+        catalog: Catalog,
+        artifacts: ArtifactShelf,
+        store: Store,
+        links: Links,
+        registry: Registry,
+        metrics: Metrics,
+        clock: Clock,
+        home: Home,
+        profile: Profile,
+        alias: String,
+        listeners: Recipient<GetListeners>,
+    ) -> Self {
+        let publications = Arc::new(Semaphore::new(PUBLICATIONS));
+        Self {
+            catalog,
+            artifacts,
+            store,
+            links,
+            registry,
+            metrics,
+            clock,
+            home,
+            profile,
+            alias,
+            listeners,
+            publications,
+        }
+    }
+}
+
+/// Starts serving.
+#[derive(Message)]
+#[rtype(result = "std::io::Result<()>")]
+pub struct Serve {
+    /// What the handlers use.
+    pub state: web::Data<GatewayState>,
+    /// The open side; `None` in a command's own process.
+    pub tcp: Option<(TcpListener, Option<Url>)>,
+    /// The operator's side.
+    pub socket: UnixListener,
+    /// `/metrics` alone, for a scraper.
+    pub metrics: Option<TcpListener>,
+    /// Bounds.
+    pub settings: GatewaySettings,
+}
+
+/// Asks where the gateway listens.
+#[derive(Message)]
+#[rtype(result = "Listeners")]
+pub struct GetListeners;
+
+/// Where the gateway listens.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Listeners {
+    /// The open side.
+    pub listen: Option<SocketAddr>,
+    /// `/metrics` alone.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Ends the servers; answers when requests under way have ended or had their time.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// The actor that owns the servers. Their workers have threads of their own, which its restarts do not touch.
+#[derive(Default)]
+pub struct Gateway {
+    listeners: Listeners,
+    servers: Vec<ServerHandle>,
+}
+
+impl Actor for Gateway {
+    type Context = Context<Self>;
+}
+
+impl Supervised for Gateway {}
+
+impl Gateway {
+    /// Runs a server beside the actor, so that the actor's restart leaves it alone.
+    fn run(&mut self, server: Server) {
+        self.servers.push(server.handle());
+        actix::spawn(async move {
+            if let Err(error) = server.await {
+                error!(%error, "a server ended");
+            }
+        });
+    }
+
+    /// `/metrics` and nothing else, on an address that the operator chose.
+    fn serve_metrics(
+        &mut self,
+        listener: TcpListener,
+        state: web::Data<GatewayState>,
+    ) -> std::io::Result<()> {
+        self.listeners.metrics = Some(listener.local_addr()?);
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(state.clone())
+                .service(read("/metrics").to_get(status::metrics))
+                .default_service(web::route().to(unknown_route))
+        })
+        .workers(1)
+        .worker_max_blocking_threads(1)
+        .max_connections(METRICS_CONNECTIONS)
+        .client_request_timeout(HEADER_TIME)
+        .disable_signals()
+        .shutdown_timeout(DRAIN_SECONDS)
+        .listen(listener)?;
+        self.run(server.run());
+        Ok(())
+    }
+}
+
+impl Handler<Serve> for Gateway {
+    type Result = std::io::Result<()>;
+
+    fn handle(&mut self, message: Serve, _: &mut Self::Context) -> Self::Result {
+        let Serve {
+            state,
+            tcp,
+            socket,
+            metrics,
+            settings,
+        } = message;
+        let (shared, metrics_state) = (state.clone(), state.clone());
+        let admin = HttpServer::new(move || {
+            App::new()
+                .app_data(shared.clone())
+                .wrap(middleware::from_fn(guard::pass))
+                .configure(open_routes)
+                .configure(admin::routes)
+                .default_service(web::route().to(unknown_route))
+        })
+        .workers(1)
+        .worker_max_blocking_threads(BLOCKING_THREADS)
+        .max_connections(SOCKET_CONNECTIONS)
+        .client_request_timeout(HEADER_TIME)
+        .disable_signals()
+        .shutdown_timeout(DRAIN_SECONDS)
+        .on_connect(check_peer)
+        .listen_uds(socket)?;
+        self.run(admin.run());
+        if let Some((listener, public_url)) = tcp {
+            let listen = listener.local_addr()?;
+            self.listeners.listen = Some(listen);
+            let guard =
+                web::Data::new(Guard::new(listen, public_url.as_ref(), settings.rate_limit));
+            let workers = settings.workers.max(1) as usize;
+            let server = HttpServer::new(move || {
+                App::new()
+                    .app_data(state.clone())
+                    .app_data(guard.clone())
+                    .wrap(middleware::from_fn(guard::pass))
+                    .configure(open_routes)
+                    .configure(socket_only)
+                    .default_service(web::route().to(unknown_route))
+            })
+            .workers(workers)
+            .worker_max_blocking_threads(BLOCKING_THREADS)
+            .max_connections((settings.max_connections as usize / workers).max(1))
+            .client_request_timeout(HEADER_TIME)
+            .keep_alive(KEEP_ALIVE)
+            .disable_signals()
+            .shutdown_timeout(DRAIN_SECONDS)
+            .listen(listener)?;
+            self.run(server.run());
+        }
+        if let Some(listener) = metrics {
+            self.serve_metrics(listener, metrics_state)?;
+        }
+        Ok(())
+    }
+}
+
+impl Handler<GetListeners> for Gateway {
+    type Result = MessageResult<GetListeners>;
+
+    fn handle(&mut self, _: GetListeners, _: &mut Self::Context) -> Self::Result {
+        strike();
+        MessageResult(self.listeners.clone())
+    }
+}
+
+impl Handler<Drain> for Gateway {
+    type Result = actix::ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
+        let servers = std::mem::take(&mut self.servers);
+        Box::pin(async move {
+            futures_util::future::join_all(servers.iter().map(|server| server.stop(true))).await;
+        })
+    }
+}
+
+/// The routes that any node may ask.
+fn open_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(read("/healthz").to_get(status::healthz))
+        .service(read("/readyz").to_get(status::readyz))
+        .service(read("/.well-known/hn/presence").to_get(presence::own))
+        .service(read("/presence").to_get(presence::own))
+        .service(read("/presence/digest/{digest}").to_get(presence::by_digest))
+        .service(read("/presence/{did}").to_get(presence::of))
+        .service(read("/.well-known/did.json").to_get(presence::own_document))
+        .service(read("/1.0/identifiers/{did}").to_get(presence::resolve))
+        .service(read("/federate").to_get(federate::offers))
+        .service(read("/federate/index").to_get(federate::index))
+        .service(read("/federate/peers").to_get(federate::peers))
+        .service(read("/artifact/{digest}").to_get(artifact::get))
+        .configure(openapi::routes);
+}
+
+/// What exists, but not here.
+fn socket_only(config: &mut web::ServiceConfig) {
+    async fn refuse() -> Result<HttpResponse, Problem> {
+        Err(Problem::new("socket_only", "ask over $HN_HOME/run/hn.sock")
+            .remedy("hn status, hn mcp …, or curl --unix-socket"))
+    }
+    config
+        .service(web::resource("/metrics").route(web::route().to(refuse)))
+        .service(web::resource("/admin/{rest:.*}").route(web::route().to(refuse)));
+}
+
+/// A resource that is read: GET and HEAD; any other method is 405.
+struct Read(&'static str);
+
+fn read(path: &'static str) -> Read {
+    Read(path)
+}
+
+impl Read {
+    fn to_get<F, Args>(self, handler: F) -> actix_web::Resource
+    where
+        F: actix_web::Handler<Args> + Copy,
+        Args: actix_web::FromRequest + 'static,
+        F::Output: actix_web::Responder + 'static,
+    {
+        web::resource(self.0)
+            .route(web::get().to(handler))
+            .route(web::head().to(handler))
+            .default_service(web::route().to(method_not_allowed))
+    }
+}
+
+async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Err(Problem::new(
+        "method_not_allowed",
+        format!("{} {}", request.method(), request.path()),
+    ))
+}
+
+async fn unknown_route(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Err(Problem::new(
+        "unknown_route",
+        request.path().chars().take(200).collect::<String>(),
+    ))
+}
+
+/// The socket's mode keeps others out; that the peer is the owner or root is checked all the same.
+fn check_peer(connection: &dyn std::any::Any, data: &mut Extensions) {
+    let Some(stream) = connection.downcast_ref::<tokio::net::UnixStream>() else {
+        return;
+    };
+    let own = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
+            data.insert(admin::Operator);
+        }
+        Ok(peer) => warn!(uid = peer.uid(), "a foreign user is at the socket"),
+        Err(error) => warn!(%error, "the socket's peer is unknown"),
+    }
+}
+
+/// Runs what touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    web::block(work)
+        .await
+        .map_err(|error| Problem::internal(&error))?
+}
+
+fn parse_did(text: &str) -> Result<Did, Problem> {
+    text.parse()
+        .map_err(|error| Problem::new("bad_did", format!("{:.80}: {error}", text)))
+}
+
+/// Whether `If-None-Match` names `etag` (RFC 9110, 13.1.2).
+fn is_unmodified(request: &HttpRequest, etag: &str) -> bool {
+    let names = |value: &str| {
+        value
+            .split(',')
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    };
+    request
+        .headers()
+        .get_all(IF_NONE_MATCH)
+        .any(|value| value.to_str().is_ok_and(names))
+}
+
+/// The failpoint at the start of each message.
+fn strike() {
+    if let Err(error) = failpoint::hit("actor.gateway") {
+        warn!(%error, "failpoint");
+    }
+}

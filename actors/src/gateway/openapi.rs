@@ -1,0 +1,47 @@
+//! The API described by itself: OpenAPI 3.1 at `/openapi.json`, browsable at `/docs`.
+
+use actix_web::{HttpResponse, web};
+use utoipa::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::problem::ProblemDocument;
+use super::{artifact, federate, presence, status};
+use crate::pull::HeldLogHead;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Human.Net node", description = "Signed logs, presences and artifacts of a federated node. Errors are RFC 9457 problem documents."),
+    paths(
+        status::healthz, status::readyz,
+        presence::own, presence::of, presence::by_digest, presence::own_document, presence::resolve,
+        federate::offers, federate::index, federate::peers,
+        artifact::get,
+    ),
+    components(schemas(HeldLogHead, ProblemDocument<'static>))
+)]
+struct Api;
+
+/// The description of the open routes: what `spec/openapi.json` holds.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    Api::openapi()
+}
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route(
+            "/openapi.json",
+            web::get().to(|| async { HttpResponse::Ok().json(document()) }),
+        )
+        .route(
+            "/docs",
+            web::get().to(|| async {
+                HttpResponse::PermanentRedirect()
+                    .insert_header(("location", "/docs/"))
+                    .finish()
+            }),
+        )
+        .service(
+            SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")),
+        );
+}

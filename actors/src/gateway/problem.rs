@@ -1,0 +1,358 @@
+//! The one table from error code to HTTP status, and errors as RFC 9457 problem documents.
+//!
+//! What a caller reads is the code's title, a detail and a remedy; what went wrong inside stands in the log.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use hn_protocol::canonical::JsonError;
+use serde::Serialize;
+
+use crate::artifact_mirror::MirrorError;
+use crate::catalog::ReadError;
+use crate::federation_sync::SyncError;
+use crate::index_federator::FederateError;
+
+/// Code, status, title. Codes are stable; `spec/http.md` lists them.
+pub const TABLE: &[(&str, u16, &str)] = &[
+    ("bad_cursor", 400, "The cursor is not a decimal number"),
+    ("bad_limit", 400, "The limit is not a number from 1 to 64"),
+    ("bad_epoch", 400, "The epoch is not a decimal number"),
+    ("bad_did", 400, "Not a did:hn"),
+    (
+        "bad_digest",
+        400,
+        "Not a digest of 64 lower-case hex digits",
+    ),
+    ("bad_tag", 400, "A tag is written KEY=VALUE"),
+    ("bad_url", 400, "Not a plain http or https URL"),
+    ("bad_body", 400, "The body cannot be read"),
+    ("bad_path", 400, "Not a plain relative path"),
+    (
+        "unsupported_file_type",
+        400,
+        "Only regular files can be published",
+    ),
+    (
+        "publish_without_public",
+        400,
+        "Publishing must say that it is public",
+    ),
+    ("invalid_utf8", 400, "The body is not UTF-8"),
+    (
+        "invalid_json",
+        400,
+        "The body is not JSON of the expected shape",
+    ),
+    ("duplicate_key", 400, "An object has one key twice"),
+    (
+        "number_out_of_range",
+        400,
+        "A number is not finite or above 2^53",
+    ),
+    ("nested_too_deep", 400, "The body is nested too deep"),
+    (
+        "malformed_document",
+        400,
+        "A member breaks a rule of its type",
+    ),
+    ("own_peer", 400, "A node does not follow itself"),
+    ("bad_roster", 409, "The roster file cannot be read as it is"),
+    ("bad_failpoint", 400, "No such failpoint or action"),
+    ("socket_only", 403, "Only over the node's Unix socket"),
+    ("unknown_route", 404, "No such route"),
+    ("unknown_publisher", 404, "No log of this publisher is held"),
+    ("unknown_epoch", 404, "No such epoch of this log is held"),
+    ("unknown_presence", 404, "No such presence is held"),
+    ("unknown_artifact", 404, "No such artifact is held"),
+    ("unknown_peer", 404, "Not in the roster"),
+    ("peer_unresolved", 404, "No URL of this peer is known"),
+    (
+        "method_not_allowed",
+        405,
+        "The route does not take this method",
+    ),
+    (
+        "body_too_large",
+        413,
+        "The body is larger than the route takes",
+    ),
+    (
+        "too_many_entries",
+        413,
+        "More entries than one request takes",
+    ),
+    (
+        "unsupported_encoding",
+        415,
+        "Compressed bodies are not taken",
+    ),
+    (
+        "unsupported_media_type",
+        415,
+        "The route takes another media type",
+    ),
+    ("bad_range", 416, "No such range"),
+    ("misdirected", 421, "The Host is not this node's"),
+    ("rate_limited", 429, "Too many requests"),
+    ("internal", 500, "The node failed to answer"),
+    ("source_failed", 502, "No peer gave the artifact"),
+    ("busy", 503, "The node has enough to do"),
+    ("restarting", 503, "A part of the node is being restarted"),
+    (
+        "log_damaged",
+        503,
+        "The own log is damaged; nothing is signed on top of it",
+    ),
+    ("storage_full", 507, "The disk is full"),
+];
+
+/// How long a caller should wait after a 503 or 429, in seconds: restarts take less.
+const RETRY_SECONDS: u32 = 1;
+
+/// An error as the caller sees it.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    code: &'static str,
+    status: StatusCode,
+    title: &'static str,
+    detail: String,
+    remedy: Option<String>,
+}
+
+/// RFC 9457, with `code` and `remedy` as extension members.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ProblemDocument<'a> {
+    /// `urn:hn:problem:<code>`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// What the code means.
+    title: &'a str,
+    /// The HTTP status.
+    status: u16,
+    /// What was wrong this time.
+    detail: &'a str,
+    /// The stable code.
+    code: &'a str,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'a str>,
+}
+
+impl Problem {
+    /// A problem of the table. A code that is not in it is `internal`, which a test of the table forbids.
+    #[must_use]
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        let found = TABLE.iter().find(|(known, ..)| *known == code);
+        let (code, status, title) =
+            found
+                .copied()
+                .unwrap_or(("internal", 500, "The node failed to answer"));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self {
+            code,
+            status,
+            title,
+            detail: detail.into(),
+            remedy: None,
+        }
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// What happened inside goes to the log, not to the caller.
+    #[must_use]
+    pub fn internal(error: &dyn fmt::Display) -> Self {
+        tracing::error!(%error, "a request failed");
+        Self::new("internal", "see the log of the node")
+    }
+
+    /// A part of the node is away for a moment.
+    #[must_use]
+    pub fn restarting() -> Self {
+        Self::new("restarting", "ask again in a second; nothing is done twice")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let document = ProblemDocument {
+            kind: format!("urn:hn:problem:{}", self.code),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            remedy: self.remedy.as_deref(),
+        };
+        let mut response = HttpResponse::build(self.status).json(document);
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if matches!(self.status.as_u16(), 429 | 503) {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        }
+        response
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::UnknownPublisher(_) => Self::new("unknown_publisher", error.to_string()),
+            ReadError::UnknownEpoch(_) => Self::new("unknown_epoch", error.to_string()),
+            ReadError::Io(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<FederateError> for Problem {
+    fn from(error: FederateError) -> Self {
+        let detail = error.to_string();
+        match error {
+            FederateError::Document(inner) => match inner.code() {
+                "bad_path" => Self::new("bad_path", detail),
+                _ => Self::new("malformed_document", detail),
+            },
+            FederateError::Full(_) => full(detail),
+            FederateError::Damaged(_) => Self::new("log_damaged", detail)
+                .remedy("restore the log folder from a backup; followers hold what was published"),
+            FederateError::Failed(_) => Self::internal(&detail),
+            FederateError::Restarting => Self::restarting(),
+        }
+    }
+}
+
+impl From<SyncError> for Problem {
+    fn from(error: SyncError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SyncError::UnknownPeer(_) => {
+                Self::new("unknown_peer", detail).remedy("hn mcp federate list shows the roster")
+            }
+            SyncError::Unresolved(_) => Self::new("peer_unresolved", detail),
+            SyncError::Ourselves(_) => Self::new("own_peer", detail),
+            SyncError::Roster(_) => {
+                Self::new("bad_roster", detail).remedy("mend config/federation.toml first")
+            }
+            SyncError::Restarting => Self::restarting(),
+        }
+    }
+}
+
+impl From<MirrorError> for Problem {
+    fn from(error: MirrorError) -> Self {
+        let detail = error.to_string();
+        match error {
+            MirrorError::NoSource => Self::new("unknown_artifact", detail),
+            MirrorError::Full(_) => full(detail),
+            MirrorError::Failed(_) => Self::internal(&detail),
+            MirrorError::Fetch(_) | MirrorError::Digest { .. } | MirrorError::Size(_) => {
+                Self::new("source_failed", detail)
+            }
+        }
+    }
+}
+
+impl From<std::io::Error> for Problem {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                full(error.to_string())
+            }
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<actix::MailboxError> for Problem {
+    fn from(_: actix::MailboxError) -> Self {
+        Self::restarting()
+    }
+}
+
+fn full(detail: String) -> Problem {
+    Problem::new("storage_full", detail)
+        .remedy("free space on the disk of the home, or lower storage.min_free")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_code_stands_once_with_a_real_status() {
+        let codes: BTreeSet<_> = TABLE.iter().map(|(code, ..)| code).collect();
+        assert_eq!(codes.len(), TABLE.len());
+        for (code, status, title) in TABLE {
+            assert!(
+                StatusCode::from_u16(*status)
+                    .is_ok_and(|s| s.is_client_error() || s.is_server_error()),
+                "{code}"
+            );
+            assert!(!title.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_code_in_the_gateway_is_in_the_table() {
+        let sources = [
+            include_str!("admin.rs"),
+            include_str!("artifact.rs"),
+            include_str!("federate.rs"),
+            include_str!("guard.rs"),
+            include_str!("mod.rs"),
+            include_str!("presence.rs"),
+            include_str!("problem.rs"),
+            include_str!("publish.rs"),
+        ];
+        for source in sources {
+            for used in source
+                .split("Problem::new(\"")
+                .skip(1)
+                .chain(source.split("Self::new(\"").skip(1))
+            {
+                let code = used.split('"').next().unwrap_or_default();
+                assert!(TABLE.iter().any(|(known, ..)| *known == code), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_json_error_has_its_problem() {
+        for error in [
+            JsonError::Utf8(0),
+            JsonError::Syntax(String::new()),
+            JsonError::DuplicateKey(String::new()),
+            JsonError::Number,
+            JsonError::Depth,
+        ] {
+            assert_eq!(Problem::from(error).status, StatusCode::BAD_REQUEST);
+        }
+    }
+}

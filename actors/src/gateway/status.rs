@@ -1,0 +1,165 @@
+//! How the node is: for load balancers, for Prometheus, for `hn status`.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::admin::check_operator;
+use super::problem::Problem;
+use super::{GatewayState, GetListeners};
+use crate::federation_sync::{ListPeers, RosterView};
+use crate::home;
+use crate::index_federator::{GetOwnLog, OwnLog};
+use crate::metrics;
+
+/// Whether the process answers.
+#[utoipa::path(get, path = "/healthz", tag = "node", responses((status = 200, description = "It does")))]
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok" }))
+}
+
+/// Whether the node can do its work. An outage elsewhere does not change it.
+#[utoipa::path(get, path = "/readyz", tag = "node", responses(
+    (status = 200, description = "Every actor runs, the own presence is there"), (status = 503, description = "Not (yet)")))]
+pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
+    let ready = !state.registry.any_failed() && state.catalog.log(&state.catalog.own()).is_some();
+    let body = json!({
+        "status": if ready { "ready" } else { "not ready" },
+        "version": env!("CARGO_PKG_VERSION"),
+        "schema": home::SCHEMA,
+    });
+    if ready {
+        HttpResponse::Ok().json(body)
+    } else {
+        HttpResponse::ServiceUnavailable().json(body)
+    }
+}
+
+/// Prometheus text.
+pub async fn metrics(state: web::Data<GatewayState>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, metrics::CONTENT_TYPE))
+        .body(state.metrics.encode())
+}
+
+/// `hn status`. An actor that is away leaves its part out, never the whole answer.
+pub async fn status(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    let listeners = state.listeners.send(GetListeners).await.unwrap_or_default();
+    let roster = state.links.list_peers.send(ListPeers).await;
+    let roster = roster.unwrap_or_else(|_| RosterView {
+        peers: Vec::new(),
+        roster_error: None,
+    });
+    let log = match state.links.own_log.send(GetOwnLog).await {
+        Ok(log) => log,
+        Err(_) => own_log_as_shown(&state),
+    };
+    let next_steps = next_steps(
+        &log,
+        &roster,
+        listeners.listen.is_some_and(|l| l.ip().is_loopback()),
+    );
+    let (own, storage) = (state.catalog.own(), storage(&state).await?);
+    Ok(HttpResponse::Ok().json(json!({
+        "node": {
+            "did": own,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": state.metrics.uptime_seconds(),
+            "listen": listeners.listen,
+            "metrics_listen": listeners.metrics,
+            "home": state.home.root(),
+            "profile": state.profile,
+            "pid": std::process::id(),
+        },
+        "identity": { "alias": state.alias, "did": own },
+        "log": log,
+        "actors": state.registry.list(),
+        "peers": roster.peers,
+        "roster_error": roster.roster_error,
+        "held_logs": state.catalog.count().saturating_sub(1),
+        "storage": storage,
+        "next_steps": next_steps,
+    })))
+}
+
+fn own_log_as_shown(state: &GatewayState) -> OwnLog {
+    let view = state.catalog.log(&state.catalog.own());
+    OwnLog {
+        size: view.as_ref().map_or(0, |view| view.state.size()),
+        root: view.map_or_else(hn_protocol::merkle::empty_root, |view| view.state.root()),
+        state: "recovering",
+        reason: Some("the federator is being restarted".into()),
+    }
+}
+
+async fn storage(state: &GatewayState) -> Result<Value, Problem> {
+    let (home, store) = (state.home.clone(), state.store.clone());
+    let own = state.catalog.own();
+    let journals = |ours: bool| -> u64 {
+        let logs = state.catalog.logs();
+        logs.iter()
+            .filter(|view| (view.state.publisher == own) == ours)
+            .map(|view| view.bytes)
+            .sum()
+    };
+    let (own_log, held_logs) = (journals(true), journals(false));
+    super::blocking(move || {
+        Ok(json!({
+            "free_bytes": home::free_bytes(home.root())?,
+            "own_log_bytes": own_log,
+            "held_logs_bytes": held_logs,
+            "index_bytes": store.size_on_disk().unwrap_or_default(),
+        }))
+    })
+    .await
+}
+
+/// What the operator could do next, each with its command.
+fn next_steps(log: &OwnLog, roster: &RosterView, loopback: bool) -> Vec<Value> {
+    let step = |text: String, command: &str| json!({ "text": text, "command": command });
+    let mut steps = Vec::new();
+    if let Some(error) = &roster.roster_error {
+        steps.push(step(
+            format!("the roster cannot be read: {error}"),
+            "edit config/federation.toml",
+        ));
+    }
+    if let Some(reason) = log.reason.as_ref().filter(|_| log.state != "ok") {
+        steps.push(step(
+            format!("the own log is {}: {reason}", log.state),
+            "hn mcp reindex",
+        ));
+    }
+    for peer in roster.peers.iter().filter(|peer| peer.remedy.is_some()) {
+        let name = peer.alias.clone().unwrap_or_else(|| peer.did.short());
+        let remedy = peer.remedy.unwrap_or_default();
+        steps.push(step(
+            format!("{name} is {}: {remedy}", peer.state),
+            "hn mcp federate refresh",
+        ));
+    }
+    if log.size == 0 {
+        steps.push(step(
+            "nothing is published yet".into(),
+            "hn shard publish PATH --public",
+        ));
+    }
+    if roster.peers.is_empty() {
+        steps.push(step(
+            "no peer is followed".into(),
+            "hn mcp federate add DID URL",
+        ));
+    }
+    if loopback {
+        let text = "the node is not reachable from outside".to_owned();
+        steps.push(step(
+            text,
+            "hn mcp serve --listen 0.0.0.0:7733 --public-url URL",
+        ));
+    }
+    steps
+}

@@ -1,0 +1,637 @@
+//! The one writer of every log held: signs and grows our own, appends what was verified of others.
+//!
+//! Decisions live in `hn_protocol::log`; this file performs them: journal, fsync, Store, catalog, answer, in
+//! that order. Readers never come here: they read the [`Catalog`](crate::catalog::Catalog). It has a thread of
+//! its own, because an fsync blocks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use actix::{
+    Actor, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle, Supervised,
+};
+use hn_protocol::did::{Did, Identity};
+use hn_protocol::digest::Digest;
+use hn_protocol::document::{Endpoints, MAX_ENTRIES, Presence};
+use hn_protocol::log::{
+    CommitRequest, EntryDraft, LogState, PresenceFacts, VerifiedPage, first_presence,
+};
+use hn_protocol::sign::{DocumentError, Signed};
+use hn_protocol::time::Timestamp;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::failpoint;
+use crate::logs::{Log, LogError, PathRecord, Place, Replayed, Shelf};
+use crate::metrics::Metrics;
+use crate::vault;
+
+/// Appends within this share a commit (design 4).
+const COMMIT_WINDOW: Duration = Duration::from_millis(50);
+/// So many entries fill a slice: they do not wait for company.
+const COMMIT_AT_ONCE: usize = MAX_ENTRIES;
+/// Re-issues without growth come at most so often (design 4).
+const REISSUE_PAUSE: Duration = Duration::from_secs(2);
+/// How soon after a commit the readable copy of the presence is written.
+const COPY_DELAY: Duration = Duration::from_secs(2);
+/// The longest that a timer sleeps: a clock that was set meanwhile is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Appends entries to our own log; their artifacts are durable already. Answers when all of it is durable and visible.
+/// Errors: a path or tag that no log takes, a full disk, a damaged log.
+#[derive(Message)]
+#[rtype(result = "Result<Published, FederateError>")]
+pub struct PublishEntries {
+    /// What to append, in order.
+    pub entries: Vec<EntryDraft>,
+}
+
+/// What became of the entries of a [`PublishEntries`].
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Published {
+    /// One for each entry, in order.
+    pub published: Vec<PublishedEntry>,
+    /// Entries in the log after it.
+    pub log_size: u64,
+    /// Root of the log after it.
+    #[schema(value_type = String)]
+    pub log_root: Digest,
+}
+
+/// One published path.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct PublishedEntry {
+    /// Its place in the log.
+    pub seq: u64,
+    /// The artifact.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// The path.
+    pub path: String,
+    /// `appended`, or `existing` when path and digest stood there already.
+    pub status: &'static str,
+}
+
+/// Appends a verified page to a followed log. Refused when the log has moved on since the page was judged.
+#[derive(Message)]
+#[rtype(result = "Result<Appended, FederateError>")]
+pub struct AppendPage {
+    /// The log as it was when the page was judged.
+    pub base: LogState,
+    /// What the page adds.
+    pub page: VerifiedPage,
+    /// When the publisher itself gave it; `None` when a holder did.
+    pub seen: Option<Timestamp>,
+}
+
+/// Whether a page was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// Durable and visible.
+    Taken,
+    /// Another pull was faster: judge again from where the log is now.
+    Overtaken,
+}
+
+/// Sets what our presence says; re-issues it when that is news. `None` leaves the endpoints as last served.
+#[derive(Message)]
+#[rtype(result = "Result<(), FederateError>")]
+pub struct Announce {
+    /// Where the node can be reached from now on.
+    pub endpoints: Endpoints,
+}
+
+/// Rebuilds the index from the journals. Answers what was found.
+#[derive(Message)]
+#[rtype(result = "Result<Reindexed, FederateError>")]
+pub struct Reindex;
+
+/// What a reindex found.
+#[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
+pub struct Reindexed {
+    /// Logs read.
+    pub logs: u64,
+    /// Slices verified.
+    pub slices: u64,
+    /// Entries verified.
+    pub entries: u64,
+    /// Artifacts found.
+    pub artifacts: u64,
+}
+
+/// Asks for the state of our own log.
+#[derive(Message)]
+#[rtype(result = "OwnLog")]
+pub struct GetOwnLog;
+
+/// The state of our own log.
+#[derive(Debug, Clone, Serialize)]
+pub struct OwnLog {
+    /// Entries.
+    pub size: u64,
+    /// Root.
+    pub root: Digest,
+    /// `ok`, or `recovering` while nothing may be signed.
+    pub state: &'static str,
+    /// Why it is not `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Why a message to the federator was refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FederateError {
+    /// An entry that no log takes.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The disk is full, or `storage.min_free` is reached.
+    #[error("the disk is full: {0}")]
+    Full(String),
+    /// Our own log has a line that does not verify.
+    #[error("the own log is damaged: {0}")]
+    Damaged(String),
+    /// The disk or the index failed.
+    #[error("the log cannot be written: {0}")]
+    Failed(String),
+    /// The actor was restarted meanwhile: ask again, nothing is done twice.
+    #[error("the federator is being restarted")]
+    Restarting,
+}
+
+impl From<LogError> for FederateError {
+    fn from(error: LogError) -> Self {
+        if error.is_full() {
+            Self::Full(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
+    }
+}
+
+/// What the federator is made with.
+#[derive(Clone)]
+pub struct FederatorOptions {
+    /// Signs for this node.
+    pub identity: Identity,
+    /// Its alias: names its folders.
+    pub alias: String,
+    /// How long a presence counts as current.
+    pub presence_ttl: Duration,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+struct Waiting {
+    entries: Vec<EntryDraft>,
+    reply: oneshot::Sender<Result<Published, FederateError>>,
+}
+
+/// The actor.
+pub struct IndexFederator {
+    options: FederatorOptions,
+    shelf: Shelf,
+    own: Option<Log>,
+    held: HashMap<Did, Log>,
+    endpoints: Option<Endpoints>,
+    waiting: Vec<Waiting>,
+    commit_timer: Option<SpawnHandle>,
+    copy_timer: Option<SpawnHandle>,
+    reissue_timer: Option<SpawnHandle>,
+    failure: Option<String>,
+}
+
+impl IndexFederator {
+    /// Loads every log held. Errors are kept and told to whoever asks, so that the node still serves what it can.
+    #[must_use]
+    pub fn new(options: FederatorOptions, shelf: Shelf) -> Self {
+        let mut federator = Self {
+            options,
+            shelf,
+            own: None,
+            held: HashMap::new(),
+            endpoints: None,
+            waiting: Vec::new(),
+            commit_timer: None,
+            copy_timer: None,
+            reissue_timer: None,
+            failure: None,
+        };
+        federator.load();
+        federator
+    }
+
+    /// What boot, restart and reindex have in common.
+    fn load(&mut self) -> Reindexed {
+        self.own = None;
+        self.held.clear();
+        let mut found = Reindexed::default();
+        self.failure = self
+            .open_all(&mut found)
+            .err()
+            .map(|error| error.to_string());
+        if let Some(reason) = &self.failure {
+            error!(%reason, "the logs cannot be opened");
+        }
+        found
+    }
+
+    fn open_all(&mut self, found: &mut Reindexed) -> Result<(), LogError> {
+        let place = Place::Own(self.options.alias.clone());
+        let (own, replayed) = self.shelf.open(self.options.identity.did(), place)?;
+        add(found, replayed);
+        let own = self.own.insert(own);
+        self.options.metrics.log_size(own.state().size());
+        for publisher in self.shelf.home.cached_publishers()? {
+            let (log, replayed) = self.shelf.open(publisher, Place::Cached)?;
+            add(found, replayed);
+            self.held.insert(publisher, log);
+        }
+        Ok(())
+    }
+
+    fn own(&mut self) -> Result<&mut Log, FederateError> {
+        let failure = self.failure.clone();
+        let log = self
+            .own
+            .as_mut()
+            .ok_or_else(|| FederateError::Failed(failure.unwrap_or_default()))?;
+        match log.damaged() {
+            Some(reason) => Err(FederateError::Damaged(reason.to_owned())),
+            None => Ok(log),
+        }
+    }
+
+    fn facts(&self) -> PresenceFacts {
+        let last = self
+            .own
+            .as_ref()
+            .and_then(|log| Signed::<Presence>::verify(log.presence().clone()).ok());
+        // Before the first serve there is no endpoint; between two serves the last one stands.
+        let endpoints = self
+            .endpoints
+            .clone()
+            .or_else(|| last.map(|p| p.endpoints.clone()));
+        PresenceFacts {
+            endpoints: endpoints.unwrap_or_default(),
+            services: Vec::new(),
+            relay: None,
+            ttl_ms: u64::try_from(self.options.presence_ttl.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Signs and makes durable: `entries`, and a presence that covers them.
+    fn sign(&mut self, entries: Vec<EntryDraft>) -> Result<(), FederateError> {
+        let (now, facts) = (self.options.clock.now(), self.facts());
+        let identity = self.options.identity.clone();
+        let appended = entries.len() as u64;
+        let log = self.own()?;
+        let commit = if log.state().presence.is_none() {
+            first_presence(&identity, log.state().epoch, &facts, now)?
+        } else {
+            log.state().commit(
+                CommitRequest {
+                    entries,
+                    facts: &facts,
+                    now,
+                },
+                &identity,
+            )?
+        };
+        let Some(log) = self.own.as_mut() else {
+            return Err(FederateError::Restarting);
+        };
+        self.shelf.append(log, &commit.lines, commit.state, now)?;
+        self.options.metrics.log_grew(log.state().size(), appended);
+        Ok(())
+    }
+
+    /// Presence no. 1 of a new log, or the covering presence that a crash has kept from being written.
+    fn cover(&mut self, ctx: &mut Context<Self>) {
+        let uncovered = |log: &Log| {
+            log.state()
+                .presence
+                .is_none_or(|p| p.log_size != log.state().size())
+        };
+        if self.own.as_ref().is_some_and(uncovered) {
+            self.reissue(ctx);
+        }
+    }
+
+    fn reissue(&mut self, ctx: &mut Context<Self>) {
+        match self.sign(Vec::new()) {
+            Ok(()) => self.copy_later(ctx),
+            Err(error) => warn!(%error, "the presence was not re-issued"),
+        }
+        self.arm_reissue(ctx);
+    }
+
+    /// At half of its life a presence is re-issued.
+    fn arm_reissue(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.reissue_timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let expires = self
+            .own
+            .as_ref()
+            .and_then(|log| log.state().presence)
+            .map(|p| p.expires_at);
+        let left = expires.unwrap_or_default().since(self.options.clock.now());
+        let wait = left
+            .saturating_sub(self.options.presence_ttl / 2)
+            .clamp(REISSUE_PAUSE, LONGEST_SLEEP);
+        self.reissue_timer = Some(ctx.run_later(wait, |this, ctx| {
+            let left = this
+                .own
+                .as_ref()
+                .and_then(|log| log.state().presence)
+                .map(|p| p.expires_at);
+            let left = left.unwrap_or_default().since(this.options.clock.now());
+            if left <= this.options.presence_ttl / 2 {
+                this.reissue(ctx)
+            } else {
+                this.arm_reissue(ctx)
+            }
+        }));
+    }
+
+    /// `presence/<alias>/presence.json` is a copy for people and backups; the journal is the truth.
+    fn copy_later(&mut self, ctx: &mut Context<Self>) {
+        if self.copy_timer.is_none() {
+            self.copy_timer = Some(ctx.run_later(COPY_DELAY, |this, _| {
+                this.copy_timer = None;
+                this.copy_presence();
+            }));
+        }
+    }
+
+    fn copy_presence(&self) {
+        let Some(log) = &self.own else { return };
+        let path = self.shelf.home.presence_file(&self.options.alias);
+        let folder = self.shelf.home.presence_dir(&self.options.alias);
+        let written = vault::create_dirs(&folder)
+            .and_then(|()| vault::write_atomic(&path, log.presence(), vault::FILE_MODE));
+        if let Err(error) = written {
+            warn!(%error, "the copy of the presence was not written");
+        }
+    }
+
+    fn commit(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.commit_timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let plan = self.plan(&mut waiting);
+        let outcome = plan.and_then(|plan| {
+            if !plan.fresh.is_empty() {
+                self.sign(plan.fresh)?;
+                self.copy_later(ctx);
+            }
+            Ok(plan.answers)
+        });
+        if let Err(FederateError::Failed(reason)) = &outcome {
+            // Memory and disk may differ now; what is durable is read back.
+            error!(%reason, "commit failed; the logs are read back");
+            self.load();
+        }
+        let own = self
+            .own
+            .as_ref()
+            .map(|log| (log.state().size(), log.state().root()));
+        match (outcome, own) {
+            (Ok(answers), Some((log_size, log_root))) => {
+                for (wait, published) in waiting.into_iter().zip(answers) {
+                    let _ = wait.reply.send(Ok(Published {
+                        published,
+                        log_size,
+                        log_root,
+                    }));
+                }
+            }
+            (outcome, _) => {
+                let error = outcome.err().unwrap_or(FederateError::Restarting);
+                for wait in waiting {
+                    let _ = wait.reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Decides which entries are new, and what each caller will be told.
+    fn plan(&mut self, waiting: &mut [Waiting]) -> Result<Plan, FederateError> {
+        let shelf = self.shelf.clone();
+        let log = self.own()?;
+        let mut plan = Plan::default();
+        let mut paths: BTreeMap<String, PathRecord> = BTreeMap::new();
+        for wait in waiting {
+            let mut answer = Vec::with_capacity(wait.entries.len());
+            for mut draft in std::mem::take(&mut wait.entries) {
+                let earlier = match paths.get(&draft.path) {
+                    Some(record) => Some(*record),
+                    None => shelf.path(log, &draft.path)?,
+                };
+                let existing = earlier.filter(|record| record.digest == draft.digest);
+                let seq = existing.map_or(log.state().size() + plan.fresh.len() as u64, |record| {
+                    record.seq
+                });
+                let status = if existing.is_some() {
+                    "existing"
+                } else {
+                    "appended"
+                };
+                answer.push(PublishedEntry {
+                    seq,
+                    digest: draft.digest,
+                    path: draft.path.clone(),
+                    status,
+                });
+                if existing.is_none() {
+                    draft.replaces = earlier.map(|record| record.seq);
+                    paths.insert(
+                        draft.path.clone(),
+                        PathRecord {
+                            seq,
+                            digest: draft.digest,
+                        },
+                    );
+                    plan.fresh.push(draft);
+                }
+            }
+            plan.answers.push(answer);
+        }
+        Ok(plan)
+    }
+
+    fn append_page(&mut self, message: AppendPage) -> Result<Appended, FederateError> {
+        let publisher = message.base.publisher;
+        if publisher == self.options.identity.did() {
+            // Our own log grows by our own hand alone; what others say of it is recovery's concern.
+            return Ok(Appended::Overtaken);
+        }
+        failpoint::hit("sync.page.before_append").map_err(LogError::from)?;
+        if !self.held.contains_key(&publisher) {
+            let (log, _) = self.shelf.open(publisher, Place::Cached)?;
+            self.held.insert(publisher, log);
+        }
+        let Some(log) = self.held.get_mut(&publisher) else {
+            return Err(FederateError::Restarting);
+        };
+        if *log.state() != message.base {
+            return Ok(Appended::Overtaken);
+        }
+        let seen = message.seen.unwrap_or_default();
+        let outcome = self
+            .shelf
+            .append(log, &message.page.lines, message.page.state, seen);
+        if let Err(LogError::Store(_)) = &outcome {
+            self.load();
+        }
+        outcome?;
+        Ok(Appended::Taken)
+    }
+}
+
+#[derive(Default)]
+struct Plan {
+    fresh: Vec<EntryDraft>,
+    answers: Vec<Vec<PublishedEntry>>,
+}
+
+fn add(found: &mut Reindexed, replayed: Replayed) {
+    found.logs += 1;
+    found.slices += replayed.slices;
+    found.entries += replayed.entries;
+}
+
+impl Actor for IndexFederator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.cover(ctx);
+        self.arm_reissue(ctx);
+        self.copy_later(ctx);
+    }
+
+    fn stopping(&mut self, _: &mut Self::Context) -> actix::Running {
+        if self.copy_timer.is_some() {
+            self.copy_presence();
+        }
+        actix::Running::Stop
+    }
+}
+
+impl Supervised for IndexFederator {
+    /// Memory may be wrong after a panic; what was saved is not.
+    fn restarting(&mut self, _: &mut Self::Context) {
+        self.waiting.clear();
+        self.commit_timer = None;
+        self.copy_timer = None;
+        self.reissue_timer = None;
+        self.load();
+    }
+}
+
+impl Handler<PublishEntries> for IndexFederator {
+    type Result = ResponseFuture<Result<Published, FederateError>>;
+
+    fn handle(&mut self, message: PublishEntries, ctx: &mut Self::Context) -> Self::Result {
+        strike();
+        // A bad entry refuses its own request, never its neighbours' in the same commit.
+        if let Some(error) = message.entries.iter().find_map(|entry| entry.check().err()) {
+            return Box::pin(async move { Err(error.into()) });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push(Waiting {
+            entries: message.entries,
+            reply,
+        });
+        let queued: usize = self.waiting.iter().map(|wait| wait.entries.len()).sum();
+        if queued >= COMMIT_AT_ONCE {
+            self.commit(ctx);
+        } else if self.commit_timer.is_none() {
+            self.commit_timer = Some(ctx.run_later(COMMIT_WINDOW, |this, ctx| {
+                this.commit_timer = None;
+                this.commit(ctx);
+            }));
+        }
+        Box::pin(async move { answer.await.unwrap_or(Err(FederateError::Restarting)) })
+    }
+}
+
+impl Handler<AppendPage> for IndexFederator {
+    type Result = Result<Appended, FederateError>;
+
+    fn handle(&mut self, message: AppendPage, _: &mut Self::Context) -> Self::Result {
+        strike();
+        self.append_page(message)
+    }
+}
+
+impl Handler<Announce> for IndexFederator {
+    type Result = Result<(), FederateError>;
+
+    fn handle(&mut self, message: Announce, ctx: &mut Self::Context) -> Self::Result {
+        strike();
+        let news = self.facts().endpoints != message.endpoints;
+        self.endpoints = Some(message.endpoints);
+        let half = self.options.presence_ttl / 2;
+        let expires = self
+            .own()?
+            .state()
+            .presence
+            .map(|p| p.expires_at)
+            .unwrap_or_default();
+        if news || expires.since(self.options.clock.now()) <= half {
+            self.sign(Vec::new())?;
+            self.copy_later(ctx);
+            self.arm_reissue(ctx);
+            info!("presence re-issued");
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Reindex> for IndexFederator {
+    type Result = Result<Reindexed, FederateError>;
+
+    fn handle(&mut self, _: Reindex, ctx: &mut Self::Context) -> Self::Result {
+        strike();
+        self.shelf.store.clear_all().map_err(LogError::from)?;
+        let found = self.load();
+        self.cover(ctx);
+        match &self.failure {
+            Some(reason) => Err(FederateError::Failed(reason.clone())),
+            None => Ok(found),
+        }
+    }
+}
+
+impl Handler<GetOwnLog> for IndexFederator {
+    type Result = actix::MessageResult<GetOwnLog>;
+
+    fn handle(&mut self, _: GetOwnLog, _: &mut Self::Context) -> Self::Result {
+        strike();
+        let empty = LogState::empty(self.options.identity.did(), 0);
+        let state = self.own.as_ref().map_or(&empty, Log::state);
+        let reason = match &self.own {
+            Some(log) => log.damaged().map(str::to_owned),
+            None => self.failure.clone(),
+        };
+        actix::MessageResult(OwnLog {
+            size: state.size(),
+            root: state.root(),
+            state: if reason.is_none() { "ok" } else { "recovering" },
+            reason,
+        })
+    }
+}
+
+/// The failpoint at the start of each message. A panic is what the supervisor is there for.
+fn strike() {
+    if let Err(error) = failpoint::hit("actor.index_federator") {
+        warn!(%error, "failpoint");
+    }
+}

@@ -1,0 +1,486 @@
+//! Every log held, as its one writer sees it: journal (the truth), state, index in the Store, view in the catalog.
+//!
+//! Boot, restart after a panic and reindex take the same way: what the Store says of a log counts as far as it
+//! agrees with the journal's files; the rest of the journal is verified line by line, as if a peer had sent it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use hn_protocol::did::Did;
+use hn_protocol::digest::Digest;
+use hn_protocol::log::{History, Line, LogState, PresenceMark, replay};
+use hn_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{
+    Catalog, LogHistory, LogView, PresenceRecord, SliceRecord, log_key, slice_key,
+};
+use crate::failpoint;
+use crate::home::Home;
+use crate::store::{Batch, Store, StoreError, Tree};
+use crate::vault::{FileCache, FileId, Journal, Scanned, SpaceGuard, Span};
+
+/// Lines that are verified before the Store hears of them, when a journal is read back.
+const REPLAY_BATCH: usize = 256;
+/// The log of this design: epochs come with recovery.
+const EPOCH: u64 = 0;
+
+/// Why a log cannot be opened or grown.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The index.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl LogError {
+    /// Whether the disk is full (or `storage.min_free` is reached).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io(e) if e.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// Where a log's files stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Our own, by alias.
+    Own(String),
+    /// Somebody else's.
+    Cached,
+}
+
+impl Place {
+    /// Which failpoints an append passes.
+    const fn scope(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "publish",
+            Self::Cached => "sync",
+        }
+    }
+}
+
+/// What the Store keeps of a log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LogRecord {
+    state: LogState,
+    /// Up to where the journal is in the index.
+    cover: Option<(FileId, u64)>,
+    /// Bytes of the journal up to there.
+    bytes: u64,
+    last_seen: Timestamp,
+}
+
+/// The last entry of a path in our own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRecord {
+    /// Its seq.
+    pub seq: u64,
+    /// Its artifact.
+    pub digest: Digest,
+}
+
+fn path_key(publisher: &Did, epoch: u64, path: &str) -> Vec<u8> {
+    [log_key(publisher, epoch).as_slice(), path.as_bytes()].concat()
+}
+
+/// What a walk over a journal found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Replayed {
+    /// Slices verified.
+    pub slices: u64,
+    /// Their entries.
+    pub entries: u64,
+}
+
+/// One log with the right to append to it.
+pub struct Log {
+    place: Place,
+    state: LogState,
+    journal: Journal,
+    presence: Bytes,
+    last_seen: Timestamp,
+    version: u64,
+    /// A line of the journal does not verify: what is behind it is not used, and nothing is signed on top.
+    damaged: Option<String>,
+}
+
+impl Log {
+    /// Size, root, head, presence.
+    #[must_use]
+    pub const fn state(&self) -> &LogState {
+        &self.state
+    }
+
+    /// The current presence's line; empty before the first.
+    #[must_use]
+    pub const fn presence(&self) -> &Bytes {
+        &self.presence
+    }
+
+    /// Why nothing may be signed on top of this log.
+    #[must_use]
+    pub fn damaged(&self) -> Option<&str> {
+        self.damaged.as_deref()
+    }
+}
+
+/// What all logs share.
+#[derive(Clone)]
+pub struct Shelf {
+    /// The home folder.
+    pub home: Home,
+    /// The index.
+    pub store: Store,
+    /// What is shown.
+    pub catalog: Catalog,
+    /// Open files.
+    pub files: FileCache,
+    /// Room on the disk.
+    pub space: SpaceGuard,
+}
+
+impl Shelf {
+    /// Opens the log of `publisher`, verifying what the index does not know yet. Errors: disk, index.
+    pub fn open(&self, publisher: Did, place: Place) -> Result<(Log, Replayed), LogError> {
+        let folder = self.folder(&publisher, &place);
+        let journal = Journal::open(&folder, &self.files, self.space.clone())?;
+        let known: Option<LogRecord> = self.store.get(Tree::Logs, &log_key(&publisher, EPOCH))?;
+        let mut log = Log {
+            place,
+            state: LogState::empty(publisher, EPOCH),
+            journal,
+            presence: Bytes::new(),
+            last_seen: Timestamp(0),
+            version: 0,
+            damaged: None,
+        };
+        let from = match known.filter(|record| covers(&log.journal, record)) {
+            Some(record) => {
+                log.state = record.state;
+                log.last_seen = record.last_seen;
+                record.cover
+            }
+            None => {
+                self.forget(&publisher)?;
+                None
+            }
+        };
+        let replayed = self.replay(&mut log, from)?;
+        if let Some(mark) = log.state.presence {
+            let found: Option<PresenceRecord> = self.store.get(Tree::Presences, &mark.digest.0)?;
+            if let Some(record) = found {
+                log.presence = log.journal.read(record.span)?.into();
+            }
+        }
+        self.show(&log);
+        Ok((log, replayed))
+    }
+
+    /// Makes `lines` durable, then indexed, then visible, as one. `state` is the log after them.
+    /// Errors: disk or index; then the log is as it was, or the index is behind and catches up at the next start.
+    pub fn append(
+        &self,
+        log: &mut Log,
+        lines: &[Line],
+        state: LogState,
+        now: Timestamp,
+    ) -> Result<(), LogError> {
+        if lines.is_empty() {
+            return self.seen(log, state, now);
+        }
+        let bytes: Vec<&[u8]> = lines.iter().map(|line| line.bytes().as_ref()).collect();
+        let first_seq = log.state.size();
+        let name = |free: u64| match &log.place {
+            Place::Own(_) => format!("index-{:020}.jsonl", first_seq.max(free)),
+            Place::Cached => format!("index-{}.jsonl", digits(now).max(free)),
+        };
+        let spans = log.journal.append(name, &bytes, log.place.scope())?;
+        log.state = state;
+        log.last_seen = log.last_seen.max(now);
+        if let Some(Line::Presence(last)) = lines.iter().rev().find(
+            |line| matches!(line, Line::Presence(p) if log.state.presence.is_some_and(|m| m.digest == p.digest())),
+        ) {
+            log.presence = last.bytes().clone();
+        }
+        let mut batch = Batch::default();
+        for (line, span) in lines.iter().zip(&spans) {
+            index_line(&mut batch, &log.place, line, *span)?;
+        }
+        let end = spans.last().map(|span| (span.file, span.end()));
+        self.record(&mut batch, log, end)?;
+        self.store.apply(batch)?;
+        failpoint::hit_in(log.place.scope(), "store.after_apply")?;
+        log.version += 1;
+        self.show(log);
+        Ok(())
+    }
+
+    /// The last entry of `path` in a log of our own.
+    pub fn path(&self, log: &Log, path: &str) -> Result<Option<PathRecord>, LogError> {
+        Ok(self.store.get(
+            Tree::Paths,
+            &path_key(&log.state.publisher, log.state.epoch, path),
+        )?)
+    }
+
+    /// Notes that the publisher was there, without a new line.
+    fn seen(&self, log: &mut Log, state: LogState, now: Timestamp) -> Result<(), LogError> {
+        log.state = state;
+        log.last_seen = log.last_seen.max(now);
+        self.show(log);
+        Ok(())
+    }
+
+    /// Forgets what the index says of a log; the journal stays.
+    pub fn forget(&self, publisher: &Did) -> Result<(), LogError> {
+        let prefix = log_key(publisher, EPOCH);
+        let mut batch = Batch::default();
+        batch.remove(Tree::Logs, &prefix);
+        for tree in [Tree::Slices, Tree::Paths] {
+            for pair in self.store.scan_prefix(tree, &prefix)? {
+                batch.remove(tree, pair?.key());
+            }
+        }
+        self.store.apply(batch)?;
+        Ok(())
+    }
+
+    fn folder(&self, publisher: &Did, place: &Place) -> PathBuf {
+        match place {
+            Place::Own(alias) => self.home.log_dir(alias),
+            Place::Cached => self.home.cache_dir(publisher),
+        }
+    }
+
+    fn record(
+        &self,
+        batch: &mut Batch,
+        log: &Log,
+        cover: Option<(FileId, u64)>,
+    ) -> Result<(), LogError> {
+        let record = LogRecord {
+            state: log.state.clone(),
+            cover,
+            bytes: log.journal.total_len(),
+            last_seen: log.last_seen,
+        };
+        batch.put(
+            Tree::Logs,
+            &log_key(&log.state.publisher, log.state.epoch),
+            &record,
+        )?;
+        Ok(())
+    }
+
+    fn show(&self, log: &Log) {
+        // A log without a presence has nothing that may be shown.
+        if log.presence.is_empty() {
+            return;
+        }
+        self.catalog.publish(LogView {
+            state: log.state.clone(),
+            presence: log.presence.clone(),
+            last_seen: log.last_seen,
+            bytes: log.journal.total_len(),
+            reader: log.journal.reader(),
+            version: log.version,
+        });
+    }
+
+    /// Verifies the journal from `from` on into state and index; cuts what a crash left unfinished.
+    fn replay(&self, log: &mut Log, from: Option<(FileId, u64)>) -> Result<Replayed, LogError> {
+        let mut scan = match from {
+            Some((file, offset)) => log.journal.scan(file, offset),
+            None => log.journal.scan_all(),
+        };
+        let mut found = Replayed::default();
+        let mut recent = Recent::new(self.catalog.history(log.state.publisher, log.state.epoch));
+        let mut batch = Batch::default();
+        let mut cover = from;
+        let mut cut = None;
+        while let Some(scanned) = scan.next()? {
+            let (span, bytes) = match scanned {
+                Scanned::Line { span, bytes } => (span, Bytes::copy_from_slice(bytes)),
+                Scanned::Torn { file, offset, len } => {
+                    tracing::warn!(log = %log.state.publisher, bytes = len, "an unfinished write is cut off");
+                    cut = Some((file, offset));
+                    break;
+                }
+            };
+            let line = Line::verify(bytes).map_err(|e| e.to_string());
+            let taken = line.and_then(|line| {
+                replay(&mut log.state, &line, &recent)
+                    .map_err(|e| e.to_string())
+                    .map(|()| line)
+            });
+            let line = match taken {
+                Ok(line) => line,
+                Err(reason) => {
+                    tracing::error!(log = %log.state.publisher, file = span.file.0, offset = span.offset, %reason, "a stored line does not verify");
+                    // Somebody else's log is fetched again from here; of our own nothing is thrown away.
+                    match &log.place {
+                        Place::Cached => cut = Some((span.file, span.offset)),
+                        Place::Own(_) => log.damaged = Some(reason),
+                    }
+                    break;
+                }
+            };
+            if let Line::Slice(slice) = &line {
+                found.slices += 1;
+                found.entries += slice.entries.len() as u64;
+            }
+            log.last_seen = log.last_seen.max(match &line {
+                Line::Slice(slice) => slice.generated_at,
+                Line::Presence(presence) => presence.issued_at,
+            });
+            index_line(&mut batch, &log.place, &line, span)?;
+            recent.add(&line, &log.state);
+            cover = Some((span.file, span.end()));
+            if recent.lines >= REPLAY_BATCH {
+                self.store.apply(std::mem::take(&mut batch))?;
+                recent.clear();
+            }
+        }
+        if let Some((file, offset)) = cut {
+            log.journal.truncate_tail(file, offset)?;
+        }
+        if cover != from || cut.is_some() {
+            self.record(&mut batch, log, cover)?;
+        }
+        self.store.apply(batch)?;
+        Ok(found)
+    }
+}
+
+/// Whether the files hold at least what the index says of them.
+fn covers(journal: &Journal, record: &LogRecord) -> bool {
+    let files = journal.files();
+    let Some((file, offset)) = record.cover else {
+        return false;
+    };
+    let before: u64 = files.iter().filter(|f| f.id < file).map(|f| f.len).sum();
+    let holds = files.iter().any(|f| f.id == file && f.len >= offset);
+    holds && before + offset == record.bytes
+}
+
+fn index_line(batch: &mut Batch, place: &Place, line: &Line, span: Span) -> Result<(), StoreError> {
+    if let (Place::Own(_), Line::Slice(slice)) = (place, line) {
+        for entry in &slice.entries {
+            let record = PathRecord {
+                seq: entry.seq,
+                digest: entry.digest,
+            };
+            batch.put(
+                Tree::Paths,
+                &path_key(&slice.publisher, slice.epoch, &entry.path),
+                &record,
+            )?;
+        }
+    }
+    match line {
+        Line::Slice(slice) => {
+            let record = SliceRecord {
+                span,
+                next_cursor: slice.next_cursor,
+                digest: slice.digest(),
+                log_root: slice.log_root,
+                presence: slice.presence_digest,
+            };
+            batch.put(
+                Tree::Slices,
+                &slice_key(&slice.publisher, slice.epoch, slice.cursor),
+                &record,
+            )?;
+        }
+        Line::Presence(presence) => {
+            let record = PresenceRecord {
+                did: presence.did,
+                mark: PresenceMark::from(presence),
+                span,
+            };
+            batch.put(Tree::Presences, &presence.digest().0, &record)?;
+        }
+    }
+    Ok(())
+}
+
+/// The digits of a time, as file names carry it: 20261123231700123.
+fn digits(at: Timestamp) -> u64 {
+    let text: String = at
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    text.parse().unwrap_or(at.0)
+}
+
+/// A log's history while it is read back: the Store's, and the lines that it has not heard of yet.
+struct Recent {
+    stored: LogHistory,
+    slices: BTreeMap<u64, Digest>,
+    roots: BTreeMap<u64, Digest>,
+    presences: HashMap<Digest, PresenceMark>,
+    lines: usize,
+}
+
+impl Recent {
+    fn new(stored: LogHistory) -> Self {
+        Self {
+            stored,
+            slices: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            presences: HashMap::new(),
+            lines: 0,
+        }
+    }
+
+    fn add(&mut self, line: &Line, state: &LogState) {
+        self.lines += 1;
+        match line {
+            Line::Slice(slice) => {
+                self.slices.insert(slice.cursor, slice.digest());
+                self.roots.insert(state.size(), slice.log_root);
+            }
+            Line::Presence(presence) => {
+                self.presences
+                    .insert(presence.digest(), PresenceMark::from(presence));
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.slices.clear();
+        self.roots.clear();
+        self.presences.clear();
+        self.lines = 0;
+    }
+}
+
+impl History for Recent {
+    fn slice_at(&self, cursor: u64) -> Option<Digest> {
+        self.slices
+            .get(&cursor)
+            .copied()
+            .or_else(|| self.stored.slice_at(cursor))
+    }
+
+    fn root_at(&self, size: u64) -> Option<Digest> {
+        self.roots
+            .get(&size)
+            .copied()
+            .or_else(|| self.stored.root_at(size))
+    }
+
+    fn presence(&self, digest: &Digest) -> Option<PresenceMark> {
+        self.presences
+            .get(digest)
+            .copied()
+            .or_else(|| self.stored.presence(digest))
+    }
+}

@@ -1,0 +1,574 @@
+//! One pull from one peer: its log, and with scope `held` the logs that it holds for others.
+//!
+//! Pages come over the wire bounded in bytes and time, are judged off the actor's thread, and are handed to
+//! the federator, which makes them durable. Nothing is believed on the way. While a page is judged the next
+//! one is already under way.
+
+use std::time::Instant;
+
+use actix::Recipient;
+use bytes::Bytes;
+use hn_protocol::canonical;
+use hn_protocol::did::Did;
+use hn_protocol::digest::Digest;
+use hn_protocol::document::{MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, Presence, parse_cursor};
+use hn_protocol::federation::{Outcome, PeerState, Reason};
+use hn_protocol::log::{LogState, PageContext, PageError, Source, VerifiedPage};
+use hn_protocol::sign::Signed;
+use hn_protocol::time::Timestamp;
+use reqwest::StatusCode;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use url::Url;
+
+use crate::artifact_mirror::MirrorReport;
+use crate::catalog::{Catalog, with_newline};
+use crate::clock::Clock;
+use crate::fetch::{Answer, Fetch, FetchError, Trust};
+use crate::index_federator::{AppendPage, Appended, FederateError};
+use crate::roster::{RosterPeer, Scope};
+
+/// The longest list of held logs that is read: some twenty thousand.
+const MAX_PEERS_BODY: usize = 8 << 20;
+/// How often a page is judged again because another pull was faster.
+const MAX_OVERTAKEN: usize = 16;
+
+/// How a pull is bounded.
+#[derive(Debug, Clone, Copy)]
+pub struct PullLimits {
+    /// Slices asked for in one page, 1–64.
+    pub page_slices: u32,
+    /// Held logs followed of one peer.
+    pub max_held_logs: usize,
+    /// Bytes of journals kept of those.
+    pub max_held_bytes: u64,
+}
+
+/// How a pull from a peer ended: an element of `peers` in the JSON of `hn mcp federate refresh`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerReport {
+    /// The peer.
+    pub did: Did,
+    /// `updated`, `up-to-date` or `failed`.
+    pub status: &'static str,
+    /// The peer's state after the pull.
+    pub state: &'static str,
+    /// New entries, the held logs' included.
+    pub entries: u64,
+    /// New slices.
+    pub slices: u64,
+    /// Entries of the peer's own log as held.
+    pub log_size: u64,
+    /// Root of the peer's own log as held.
+    pub log_root: Digest,
+    /// Why it failed; null when it did not.
+    pub error: Option<Reason>,
+    /// The logs followed through this peer.
+    pub held: Vec<HeldLog>,
+    /// Logs that the peer holds and that the caps left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Did>,
+    /// What was mirrored, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirrored: Option<MirrorReport>,
+    /// How the core is told.
+    #[serde(skip)]
+    pub outcome: Outcome,
+    /// Through which base URL.
+    #[serde(skip)]
+    pub base: Option<Url>,
+}
+
+/// A log followed through a peer that holds it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeldLog {
+    /// Its publisher.
+    pub did: Did,
+    /// Entries as held here.
+    pub log_size: u64,
+    /// Root as held here.
+    pub log_root: Digest,
+    /// Why this log could not be followed further; absent when it could.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Reason>,
+}
+
+/// `GET /federate/peers`: the logs that a node holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HeldLogs {
+    /// One a log.
+    pub peers: Vec<HeldLogHead>,
+}
+
+/// The head of a log that a node holds.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HeldLogHead {
+    /// Its publisher.
+    #[schema(value_type = String)]
+    pub did: Did,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Entries.
+    pub log_size: u64,
+    /// Root.
+    #[schema(value_type = String)]
+    pub log_root: Digest,
+    /// Digest of the last slice; null while there is none.
+    #[schema(value_type = Option<String>)]
+    pub head: Option<Digest>,
+    /// Digest of the current presence.
+    #[schema(value_type = Option<String>)]
+    pub presence: Option<Digest>,
+    /// When the publisher was surely there.
+    #[schema(value_type = String)]
+    pub last_seen: Timestamp,
+    /// Whether evidence of a fork is held.
+    pub forked: bool,
+}
+
+/// Why a log could not be pulled.
+#[derive(Debug, thiserror::Error)]
+enum PullError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Page(#[from] PageError),
+    #[error("the answer is not what the route gives: {0}")]
+    Answer(String),
+    #[error("{0}")]
+    Local(FederateError),
+}
+
+impl PullError {
+    fn outcome(&self) -> Outcome {
+        let reason = |code: &str| Reason {
+            code: code.to_owned(),
+            detail: self.to_string(),
+        };
+        match self {
+            // An answer that breaks the protocol is a failed validation; none at all is absence.
+            Self::Fetch(e @ (FetchError::TooLarge(_) | FetchError::Encoding(_))) => {
+                Outcome::Refused(reason(e.code()))
+            }
+            Self::Fetch(e) => Outcome::Unreachable(reason(e.code())),
+            Self::Page(e) => Outcome::Refused(reason(e.code())),
+            Self::Answer(_) => Outcome::Refused(reason("bad_answer")),
+            Self::Local(FederateError::Full(_)) => Outcome::Local(reason("storage_full")),
+            Self::Local(_) => Outcome::Local(reason("local_failure")),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Pulled {
+    entries: u64,
+    slices: u64,
+}
+
+/// Performs pulls. Cloned for each.
+#[derive(Clone)]
+pub struct Puller {
+    /// HTTP.
+    pub fetch: Fetch,
+    /// What is held.
+    pub catalog: Catalog,
+    /// Where verified pages go.
+    pub append: Recipient<AppendPage>,
+    /// Time.
+    pub clock: Clock,
+    /// Bounds.
+    pub limits: PullLimits,
+}
+
+impl Puller {
+    /// Pulls everything that `peer` is followed for. Never fails: what went wrong is in the report.
+    pub async fn pull(self, peer: RosterPeer, listed: Vec<Did>) -> PeerReport {
+        let started = Instant::now();
+        let mut report = PeerReport {
+            did: peer.did,
+            status: "up-to-date",
+            state: PeerState::New.name(),
+            entries: 0,
+            slices: 0,
+            log_size: 0,
+            log_root: hn_protocol::merkle::empty_root(),
+            error: None,
+            held: Vec::new(),
+            left_out: Vec::new(),
+            mirrored: None,
+            outcome: Outcome::Verified,
+            base: None,
+        };
+        if let Err(error) = self.pull_into(&peer, &listed, &mut report).await {
+            report.outcome = error.outcome();
+        }
+        if let Some(view) = self.catalog.log(&peer.did) {
+            report.log_size = view.state.size();
+            report.log_root = view.state.root();
+        }
+        report.error = match &report.outcome {
+            Outcome::Verified => None,
+            Outcome::Unreachable(reason) | Outcome::Refused(reason) | Outcome::Local(reason) => {
+                Some(reason.clone())
+            }
+        };
+        report.status = match (&report.error, report.slices) {
+            (Some(_), _) => "failed",
+            (None, 0) => "up-to-date",
+            (None, _) => "updated",
+        };
+        tracing::debug!(peer = %peer.did, status = report.status, ms = started.elapsed().as_millis() as u64, "pull ended");
+        report
+    }
+
+    async fn pull_into(
+        &self,
+        peer: &RosterPeer,
+        listed: &[Did],
+        report: &mut PeerReport,
+    ) -> Result<(), PullError> {
+        let (base, trust) = self.route_to(peer)?;
+        report.base = Some(base.clone());
+        if let Some(url) = &peer.presence {
+            self.check_presence(url, &peer.did).await?;
+        }
+        let pulled = self
+            .pull_log(&base, trust, peer.did, Source::Publisher)
+            .await?;
+        report.entries += pulled.entries;
+        report.slices += pulled.slices;
+        if peer.scope == Scope::Held {
+            self.pull_held(&base, trust, peer, listed, report).await?;
+        }
+        Ok(())
+    }
+
+    /// The operator's URL is the only route to a peer; without one, what the peer's held presence says.
+    fn route_to(&self, peer: &RosterPeer) -> Result<(Url, Trust), PullError> {
+        if let Some(url) = &peer.url {
+            return Ok((url.clone(), Trust::Operator));
+        }
+        match self.known_url(&peer.did) {
+            Some(url) => Ok((url, Trust::Stranger)),
+            None => Err(FetchError::Url("none is known for this peer".into()).into()),
+        }
+    }
+
+    /// The gateway that a held presence names.
+    #[must_use]
+    pub fn known_url(&self, did: &Did) -> Option<Url> {
+        let view = self.catalog.log(did)?;
+        let presence = Signed::<Presence>::verify(view.presence.clone()).ok()?;
+        presence.endpoints.mcp.as_deref()?.parse().ok()
+    }
+
+    /// The roster's presence URL must show a presence of that very DID.
+    async fn check_presence(&self, url: &Url, did: &Did) -> Result<(), PullError> {
+        let answer = self
+            .fetch
+            .get(url, Trust::Operator, None, MAX_PRESENCE_BYTES + 1)
+            .await?;
+        let presence = Signed::<Presence>::verify(trim_line(&answer.body))
+            .map_err(|error| PageError::Document { line: 1, error })?;
+        if presence.did != *did {
+            return Err(PageError::Publisher {
+                got: presence.did,
+                expected: *did,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    async fn pull_log(
+        &self,
+        base: &Url,
+        trust: Trust,
+        publisher: Did,
+        source: Source,
+    ) -> Result<Pulled, PullError> {
+        let mut pulled = Pulled::default();
+        let mut ahead: Option<(u64, JoinHandle<Result<Answer, FetchError>>)> = None;
+        let mut overtaken = 0;
+        loop {
+            let view = self.catalog.log(&publisher);
+            let state = view
+                .as_ref()
+                .map_or_else(|| LogState::empty(publisher, 0), |view| view.state.clone());
+            let cursor = state.size();
+            let etag = view
+                .as_ref()
+                .map(|view| format!("\"{}\"", Digest::of(&with_newline(&view.presence))));
+            let answer = match ahead.take() {
+                Some((at, fetching)) if at == cursor => fetching
+                    .await
+                    .map_err(|_| FetchError::Connect("the request was given up".into()))??,
+                _ => {
+                    self.page(base, trust, publisher, cursor, etag.as_deref())
+                        .await?
+                }
+            };
+            let now = self.clock.now();
+            let context = PageContext {
+                now,
+                source,
+                reaches_head: answer.next.is_none(),
+            };
+            if answer.status == StatusCode::NOT_MODIFIED {
+                self.unchanged(&state, context).await?;
+                return Ok(pulled);
+            }
+            if let Some(next) = answer
+                .next
+                .as_deref()
+                .and_then(next_cursor)
+                .filter(|next| *next > cursor)
+            {
+                let (this, base) = (self.clone(), base.clone());
+                let fetching = async move { this.page(&base, trust, publisher, next, None).await };
+                ahead = Some((next, tokio::task::spawn_local(fetching)));
+            }
+            let page = self.judge(state.clone(), answer.body, context).await?;
+            let (slices, entries) = (page.slices() as u64, page.state.size() - cursor);
+            let progress = page.state.size() > cursor;
+            match self.hand_over(state, page, context).await? {
+                Appended::Taken => {
+                    pulled.slices += slices;
+                    pulled.entries += entries;
+                }
+                Appended::Overtaken if overtaken < MAX_OVERTAKEN => {
+                    overtaken += 1;
+                    continue;
+                }
+                // Others append faster than we do: what they append was verified as well.
+                Appended::Overtaken => return Ok(pulled),
+            }
+            if context.reaches_head {
+                return Ok(pulled);
+            }
+            if !progress {
+                return Err(PullError::Answer(
+                    "a page with a next page brings no slice".into(),
+                ));
+            }
+        }
+    }
+
+    async fn page(
+        &self,
+        base: &Url,
+        trust: Trust,
+        publisher: Did,
+        cursor: u64,
+        etag: Option<&str>,
+    ) -> Result<Answer, FetchError> {
+        let slices = self.limits.page_slices.clamp(1, 64) as usize;
+        let mut url = route(base, &["federate", "index"]);
+        url.query_pairs_mut()
+            .append_pair("publisher", &publisher.to_string())
+            .append_pair("cursor", &cursor.to_string())
+            .append_pair("limit", &slices.to_string());
+        let max = slices * (MAX_SLICE_BYTES + 1) + (slices + 1) * (MAX_PRESENCE_BYTES + 1);
+        self.fetch.get(&url, trust, etag, max).await
+    }
+
+    /// Judges a page away from the actor's thread: signatures and hashes are CPU time.
+    async fn judge(
+        &self,
+        state: LogState,
+        body: Bytes,
+        context: PageContext,
+    ) -> Result<VerifiedPage, PullError> {
+        let history = self.catalog.history(state.publisher, state.epoch);
+        let judged =
+            tokio::task::spawn_blocking(move || state.follow(&lines(&body), context, &history))
+                .await;
+        match judged {
+            Ok(page) => Ok(page?),
+            Err(error) => Err(PullError::Local(FederateError::Failed(error.to_string()))),
+        }
+    }
+
+    /// Nothing is new: the presence that we hold is still the publisher's current one.
+    async fn unchanged(&self, state: &LogState, context: PageContext) -> Result<(), PullError> {
+        let Some(held) = state.presence else {
+            return Err(PullError::Answer("304 for a log that is not held".into()));
+        };
+        if context.source == Source::Publisher {
+            if held.expires_at <= context.now {
+                return Err(PageError::Expired(held.expires_at).into());
+            }
+            let page = VerifiedPage {
+                lines: Vec::new(),
+                state: state.clone(),
+                behind: false,
+            };
+            self.hand_over(state.clone(), page, context).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_over(
+        &self,
+        base: LogState,
+        page: VerifiedPage,
+        context: PageContext,
+    ) -> Result<Appended, PullError> {
+        let seen = (context.source == Source::Publisher).then_some(context.now);
+        if page.lines.is_empty() && seen.is_none() {
+            return Ok(Appended::Taken);
+        }
+        match self.append.send(AppendPage { base, page, seen }).await {
+            Ok(outcome) => outcome.map_err(PullError::Local),
+            // It may have been written before the actor fell: the next look at the catalog tells.
+            Err(_) => Err(PullError::Local(FederateError::Restarting)),
+        }
+    }
+
+    async fn pull_held(
+        &self,
+        base: &Url,
+        trust: Trust,
+        peer: &RosterPeer,
+        listed: &[Did],
+        report: &mut PeerReport,
+    ) -> Result<(), PullError> {
+        let url = route(base, &["federate", "peers"]);
+        let answer = match self.fetch.get(&url, trust, None, MAX_PEERS_BODY).await {
+            // A publisher need not offer it.
+            Err(FetchError::Status { status: 404, .. }) => return Ok(()),
+            answer => answer?,
+        };
+        let held: HeldLogs =
+            canonical::from_slice(&answer.body).map_err(|e| PullError::Answer(e.to_string()))?;
+        let mut bytes = 0;
+        let mut first_error = None;
+        for head in held.peers {
+            if head.did == peer.did || head.did == self.catalog.own() || head.epoch != 0 {
+                continue;
+            }
+            let view = self.catalog.log(&head.did);
+            // Logs of the roster count against no cap: they are followed for their own sake.
+            let for_others = !listed.contains(&head.did);
+            bytes += view
+                .as_ref()
+                .filter(|_| for_others)
+                .map_or(0, |view| view.bytes);
+            if for_others
+                && (report.held.len() >= self.limits.max_held_logs
+                    || bytes >= self.limits.max_held_bytes)
+            {
+                report.left_out.push(head.did);
+                continue;
+            }
+            let known = view.as_ref().is_some_and(|view| {
+                head.log_size <= view.state.size()
+                    && (head.presence == view.state.presence.map(|p| p.digest)
+                        || head.log_size < view.state.size())
+            });
+            let outcome = if known {
+                Ok(Pulled::default())
+            } else {
+                self.pull_log(base, trust, head.did, Source::Holder).await
+            };
+            let mut error = None;
+            match outcome {
+                Ok(pulled) => {
+                    report.entries += pulled.entries;
+                    report.slices += pulled.slices;
+                }
+                // A lie in one log disturbs no other; a peer that is gone, or a full disk, does.
+                Err(e @ (PullError::Page(_) | PullError::Answer(_))) => {
+                    error = match e.outcome() {
+                        Outcome::Refused(reason) => Some(reason),
+                        _ => None,
+                    };
+                    first_error.get_or_insert(e);
+                }
+                Err(e) => return Err(e),
+            }
+            if let Some(view) = self.catalog.log(&head.did) {
+                let (log_size, log_root) = (view.state.size(), view.state.root());
+                report.held.push(HeldLog {
+                    did: head.did,
+                    log_size,
+                    log_root,
+                    error,
+                });
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+/// A route below a base URL, which may have a path of its own.
+#[must_use]
+pub fn route(base: &Url, segments: &[&str]) -> Url {
+    let mut url = base.clone();
+    url.set_query(None);
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
+}
+
+/// The lines of a page, without copying. A last line without its end counts as a line.
+fn lines(body: &Bytes) -> Vec<Bytes> {
+    let mut lines = Vec::new();
+    let mut start = 0;
+    while start < body.len() {
+        let end = body[start..]
+            .iter()
+            .position(|b| *b == b'\n')
+            .map_or(body.len(), |at| start + at);
+        lines.push(body.slice(start..end));
+        start = end + 1;
+    }
+    lines
+}
+
+fn trim_line(body: &Bytes) -> Bytes {
+    let end = body.len() - usize::from(body.ends_with(b"\n"));
+    body.slice(..end)
+}
+
+fn next_cursor(query: &str) -> Option<u64> {
+    url::form_urlencoded::parse(query.as_bytes())
+        .find(|(key, _)| key == "cursor")
+        .and_then(|(_, value)| parse_cursor(&value))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn routes_stand_below_the_base_whatever_it_ends_with() {
+        for base in ["http://x", "http://x/", "http://x/?q"] {
+            assert_eq!(
+                route(&base.parse().unwrap(), &["a", "b"]).as_str(),
+                "http://x/a/b"
+            );
+        }
+        assert_eq!(
+            route(&"http://x/mcp".parse().unwrap(), &["a"]).as_str(),
+            "http://x/mcp/a"
+        );
+        assert_eq!(
+            route(&"http://x/mcp/".parse().unwrap(), &["a"]).as_str(),
+            "http://x/mcp/a"
+        );
+    }
+
+    #[test]
+    fn lines_are_split_where_they_end() {
+        let split = |text: &'static str| lines(&Bytes::from_static(text.as_bytes()));
+        assert_eq!(split("a\nb\n"), [Bytes::from("a"), Bytes::from("b")]);
+        assert_eq!(
+            split("a\n\nb"),
+            [Bytes::from("a"), Bytes::new(), Bytes::from("b")]
+        );
+        assert!(split("").is_empty());
+    }
+}

@@ -1,0 +1,368 @@
+//! The roster, `config/federation.toml`: whom this node follows, and its friends (design 11).
+//!
+//! A person may edit the file while the node runs: it is re-read when it changes, an edit that cannot be read
+//! leaves the roster as it was and is named in `hn status`, and our own edits keep comments and order.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use hn_protocol::did::Did;
+use serde::{Deserialize, Serialize};
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+use url::Url;
+
+use crate::failpoint;
+use crate::vault;
+
+/// The largest roster file that is read: some ten thousand peers.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// How much of what a peer serves is followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The peer's own log alone.
+    Own,
+    /// Also the logs that the peer holds for others.
+    #[default]
+    Held,
+}
+
+/// One `[[peer]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RosterPeer {
+    /// Whom to follow.
+    pub did: Did,
+    /// Base URL of the peer's gateway: the only route to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<Url>,
+    /// URL of the peer's presence, asked before the index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<Url>,
+    /// How much is followed.
+    #[serde(default)]
+    pub scope: Scope,
+    /// Whether artifacts are fetched as well.
+    #[serde(default)]
+    pub mirror: bool,
+    /// The petname.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+}
+
+/// One `[[friend]]`: rights, given apart from following (design 7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RosterFriend {
+    /// Who.
+    pub did: Did,
+    /// What they may do.
+    #[serde(default)]
+    pub rights: Vec<String>,
+    /// Whether policy sees them as a friend.
+    #[serde(default)]
+    pub friend: bool,
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roster {
+    /// Whom this node follows.
+    #[serde(default, rename = "peer")]
+    pub peers: Vec<RosterPeer>,
+    /// Who has rights here.
+    #[serde(default, rename = "friend")]
+    pub friends: Vec<RosterFriend>,
+}
+
+/// Why the roster cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RosterError {
+    /// Not TOML, an unknown key, a bad DID or URL; with line and column.
+    #[error("{path}: {detail}", path = path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        detail: String,
+    },
+    /// The disk.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+}
+
+/// The file, with what it held when it was last read.
+#[derive(Debug)]
+pub struct RosterFile {
+    path: PathBuf,
+    stamp: Option<(SystemTime, u64)>,
+    roster: Roster,
+    error: Option<String>,
+}
+
+impl RosterFile {
+    /// The file at `path`, not read yet: an absent file is an empty roster.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            stamp: None,
+            roster: Roster::default(),
+            error: None,
+        }
+    }
+
+    /// The roster as last read.
+    #[must_use]
+    pub const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// What is wrong with the file as it is now; the roster is then the last good one.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// The peer of this DID.
+    #[must_use]
+    pub fn peer(&self, did: &Did) -> Option<&RosterPeer> {
+        self.roster.peers.iter().find(|peer| peer.did == *did)
+    }
+
+    /// Reads the file again if it changed since. True when the roster is another one than before.
+    pub fn poll(&mut self) -> bool {
+        let stamp = std::fs::metadata(&self.path)
+            .ok()
+            .and_then(|m| Some((m.modified().ok()?, m.len())));
+        if stamp == self.stamp && (stamp.is_some() || self.roster == Roster::default()) {
+            return false;
+        }
+        self.stamp = stamp;
+        match self.read().and_then(|text| self.parse(&text)) {
+            Ok(roster) => {
+                self.error = None;
+                let changed = roster != self.roster;
+                self.roster = roster;
+                changed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the roster cannot be read; the last good one stays");
+                self.error = Some(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Adds `peer`, or replaces URL, presence, scope, mirror and alias of the one with its DID. Durable when it returns.
+    pub fn put(&mut self, peer: &RosterPeer) -> Result<(), RosterError> {
+        self.edit(|peers| {
+            let at = peers.iter().position(|table| names(table, &peer.did));
+            let mut fresh = Table::new();
+            let table = match at.and_then(|at| peers.get_mut(at)) {
+                Some(table) => table,
+                None => &mut fresh,
+            };
+            let mut set = |key: &str, to: Option<Item>| match to {
+                Some(item) => {
+                    table.insert(key, item);
+                }
+                None => {
+                    table.remove(key);
+                }
+            };
+            set("did", Some(value(peer.did.to_string())));
+            set("url", peer.url.as_ref().map(|url| value(url.as_str())));
+            set(
+                "presence",
+                peer.presence.as_ref().map(|url| value(url.as_str())),
+            );
+            set(
+                "scope",
+                Some(value(if peer.scope == Scope::Own {
+                    "own"
+                } else {
+                    "held"
+                })),
+            );
+            set("mirror", peer.mirror.then(|| value(true)));
+            set("alias", peer.alias.as_ref().map(value));
+            if at.is_none() {
+                peers.push(fresh);
+            }
+        })
+    }
+
+    /// Removes the peer of this DID; false when there is none. Durable when it returns.
+    pub fn remove(&mut self, did: &Did) -> Result<bool, RosterError> {
+        if self.peer(did).is_none() {
+            return Ok(false);
+        }
+        self.edit(|peers| peers.retain(|table| !names(table, did)))?;
+        Ok(true)
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut ArrayOfTables)) -> Result<(), RosterError> {
+        let text = self.read()?;
+        // What a person broke is not ours to overwrite.
+        self.parse(&text)?;
+        let mut document: DocumentMut = text
+            .parse()
+            .map_err(|e: toml_edit::TomlError| self.form(e.to_string()))?;
+        let peers = document
+            .entry("peer")
+            .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+        let peers = peers.as_array_of_tables_mut().ok_or_else(|| {
+            self.form("peer is written as an inline array; write [[peer]]".into())
+        })?;
+        change(peers);
+        let text = document.to_string();
+        let roster = self.parse(&text)?;
+        failpoint::hit("roster.before_rename")
+            .and_then(|()| vault::write_atomic(&self.path, text.as_bytes(), 0o600))
+            .map_err(|error| RosterError::Io {
+                path: self.path.clone(),
+                error,
+            })?;
+        self.roster = roster;
+        self.error = None;
+        self.stamp = None;
+        self.poll();
+        Ok(())
+    }
+
+    fn read(&self) -> Result<String, RosterError> {
+        let io = |error| RosterError::Io {
+            path: self.path.clone(),
+            error,
+        };
+        match std::fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+            Err(error) => return Err(io(error)),
+            Ok(meta) if meta.len() > MAX_BYTES => {
+                return Err(self.form(format!("larger than {MAX_BYTES} bytes")));
+            }
+            Ok(_) => {}
+        }
+        std::fs::read_to_string(&self.path).map_err(io)
+    }
+
+    fn parse(&self, text: &str) -> Result<Roster, RosterError> {
+        let roster: Roster = toml_edit::de::from_str(text)
+            .map_err(|e| self.form(e.to_string().trim_end().to_owned()))?;
+        for (at, peer) in roster.peers.iter().enumerate() {
+            if roster
+                .peers
+                .iter()
+                .take(at)
+                .any(|earlier| earlier.did == peer.did)
+            {
+                return Err(self.form(format!("{} stands twice", peer.did)));
+            }
+            if let Some(url) = peer
+                .url
+                .iter()
+                .chain(&peer.presence)
+                .find(|url| !is_base_url(url))
+            {
+                return Err(self.form(format!("{url} is not a plain http or https URL")));
+            }
+        }
+        Ok(roster)
+    }
+
+    fn form(&self, detail: String) -> RosterError {
+        RosterError::Form {
+            path: self.path.clone(),
+            detail,
+        }
+    }
+}
+
+/// Whether routes can be asked relative to `url`: http or https with a host, and nothing secret in it.
+#[must_use]
+pub fn is_base_url(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.host().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.fragment().is_none()
+}
+
+fn names(table: &Table, did: &Did) -> bool {
+    table
+        .get("did")
+        .and_then(Item::as_str)
+        .is_some_and(|text| text == did.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hn_protocol::did::SecretSeed;
+
+    fn file() -> (tempfile::TempDir, RosterFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RosterFile::new(dir.path().join("federation.toml"));
+        (dir, file)
+    }
+
+    fn peer(n: u8) -> RosterPeer {
+        RosterPeer {
+            did: SecretSeed::from_bytes([n; 32]).did(),
+            url: Some(Url::parse("http://127.0.0.1:7733").unwrap()),
+            presence: None,
+            scope: Scope::Held,
+            mirror: false,
+            alias: None,
+        }
+    }
+
+    #[test]
+    fn an_edit_keeps_what_a_person_wrote() {
+        let (_dir, mut file) = file();
+        let theirs = format!("# my peers\n[[peer]]\ndid = \"{}\" # bob\n", peer(2).did);
+        std::fs::write(&file.path, &theirs).unwrap();
+        assert!(file.poll());
+        file.put(&peer(1)).unwrap();
+        let text = std::fs::read_to_string(&file.path).unwrap();
+        assert!(text.starts_with(&theirs), "{text}");
+        assert_eq!(file.roster().peers.len(), 2);
+        let mut changed = peer(2);
+        changed.scope = Scope::Own;
+        file.put(&changed).unwrap();
+        assert_eq!(file.peer(&changed.did).unwrap().scope, Scope::Own);
+        assert!(file.remove(&changed.did).unwrap());
+        assert!(!file.remove(&changed.did).unwrap());
+        assert_eq!(file.roster().peers, [peer(1)]);
+        assert!(!file.poll());
+    }
+
+    #[test]
+    fn a_broken_edit_leaves_the_last_good_roster_and_is_named() {
+        let (_dir, mut file) = file();
+        file.put(&peer(1)).unwrap();
+        for broken in [
+            "[[peer]]\ndid = \"did:hn:alice\"\n",
+            "[[peer]\n",
+            "[[peer]]\nurll = \"x\"\n",
+        ] {
+            std::fs::write(&file.path, broken).unwrap();
+            file.stamp = None;
+            assert!(!file.poll());
+            assert_eq!(file.roster().peers, [peer(1)]);
+            assert!(file.error().unwrap().contains("line"), "{:?}", file.error());
+            assert!(file.put(&peer(2)).is_err());
+            assert_eq!(std::fs::read_to_string(&file.path).unwrap(), broken);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Worked examples: `spec/examples/`, and the blocks of the pages that show them.
+//!
+//! A block of a page is marked by the line before it: `<!-- example: index@2.json -->` shows the document
+//! indented, `<!-- signed: index@2.json -->` the bytes that its signature covers.
+
+use std::collections::BTreeMap;
+
+use hn_protocol::did::SecretSeed;
+use hn_protocol::digest::Digest;
+use hn_protocol::document::{Endpoints, Revocation};
+use hn_protocol::log::{EntryDraft, Line, PageError};
+use hn_protocol::sign::{DocumentError, Signed};
+use hn_protocol::time::Timestamp;
+use hn_protocol::{canonical, merkle};
+use serde_json::{Value, json};
+
+use crate::common::{Publisher, START, file, identity};
+use crate::forge::object;
+use crate::{page, promised, spec};
+
+/// Every page that may show an example.
+const PAGES: [&str; 8] = [
+    "README.md",
+    "did-hn.md",
+    "presence@2.md",
+    "index@2.md",
+    "revocation@1.md",
+    "http.md",
+    "cli.md",
+    "plan-map.md",
+];
+
+/// Alice publishes three notes, then a better version of the second.
+pub fn alice() -> Publisher {
+    let mut alice = Publisher::new(1);
+    alice.now = START;
+    alice.log = crate::common::Journal::empty(alice.identity.did());
+    alice.facts.endpoints = Endpoints {
+        mcp: Some("https://alice.example.net".into()),
+        presence: Some("https://alice.example.net/.well-known/hn/presence".into()),
+        libp2p: vec![],
+    };
+    alice.commit(vec![]);
+    let note = |path, text: &str| EntryDraft {
+        digest: Digest::of(text.as_bytes()),
+        size: text.len() as u64,
+        ..file(path)
+    };
+    let mut tagged = note("notes/é.txt", "two\n");
+    tagged.tags.insert("topic".into(), "bicycle".into());
+    alice.commit(vec![
+        note("notes/a.txt", "one\n"),
+        tagged,
+        note("notes/z.txt", "three\n"),
+    ]);
+    let mut better = note("notes/é.txt", "two and a half\n");
+    better.replaces = Some(1);
+    alice.commit(vec![better]);
+    alice
+}
+
+fn examples() -> BTreeMap<&'static str, Value> {
+    let alice = alice();
+    let lines: Vec<Value> = alice
+        .log
+        .lines
+        .iter()
+        .map(|line| json!(object(line.bytes())))
+        .collect();
+    let seed = SecretSeed::from_bytes([1; 32]);
+    let did = seed.did();
+    let revocation = Revocation { did, at: START };
+    let revocation = Signed::create(&revocation, &identity(1)).unwrap();
+    let leaves: Vec<Digest> = alice.log.lines.iter().flat_map(leaves_of).collect();
+    let proof = merkle::inclusion_proof(&leaves, 1).unwrap();
+    BTreeMap::from([
+        (
+            "did-hn.json",
+            json!({
+                "seed_hex": Digest([1; 32]),
+                "ed25519_public_hex": Digest(*did.public_key()),
+                "did": did,
+                "x25519_public_hex": Digest(did.key_agreement()),
+                "did_hash": did.hash(),
+                "did_document": did.document(Some("https://alice.example.net")),
+            }),
+        ),
+        ("revocation@1.json", json!(object(revocation.bytes()))),
+        ("presence@2.first.json", lines[0].clone()),
+        ("index@2.json", lines[1].clone()),
+        ("presence@2.json", lines[2].clone()),
+        ("index@2.second.json", lines[3].clone()),
+        ("presence@2.current.json", lines[4].clone()),
+        (
+            "inclusion.json",
+            json!({
+                "log_size": leaves.len(), "log_root": merkle::root(&leaves), "seq": 1,
+                "leaf": leaves[1], "proof": proof, "leaves": leaves,
+            }),
+        ),
+    ])
+}
+
+fn leaves_of(line: &Line) -> Vec<Digest> {
+    match line {
+        Line::Slice(slice) => slice.leaves().to_vec(),
+        Line::Presence(_) => Vec::new(),
+    }
+}
+
+#[test]
+fn examples_are_what_the_code_makes() {
+    let mut files = Vec::new();
+    for (name, value) in examples() {
+        let text = String::from_utf8(canonical::to_vec(&value).unwrap()).unwrap();
+        promised(&format!("examples/{name}"), &format!("{text}\n"));
+        files.push(name.to_owned());
+    }
+    let served = alice().log.page(0, 64);
+    let lines = served.lines.iter().map(|l| std::str::from_utf8(l).unwrap());
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    promised("examples/page.ndjson", &text);
+    files.push("page.ndjson".into());
+    for entry in std::fs::read_dir(spec("examples")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            files.contains(&name),
+            "spec/examples/{name} is nobody's example"
+        );
+    }
+}
+
+#[test]
+fn pages_show_the_examples() {
+    let examples = examples();
+    let mut shown = Vec::new();
+    for name in PAGES {
+        let text = page(name);
+        let mut made = String::new();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            made.push_str(line);
+            made.push('\n');
+            let Some(block) = block(line, &examples) else {
+                continue;
+            };
+            shown.push(line.to_owned());
+            made.push_str(
+                lines
+                    .next()
+                    .filter(|l| l.starts_with("```"))
+                    .expect("a block"),
+            );
+            made.push('\n');
+            made.push_str(&block);
+            made.push_str("\n```\n");
+            lines.find(|l| *l == "```").expect("the end of the block");
+        }
+        promised(name, &made);
+    }
+    assert!(shown.len() >= 8, "{shown:?}");
+}
+
+/// What belongs into the block that is marked by `line`.
+fn block(line: &str, examples: &BTreeMap<&'static str, Value>) -> Option<String> {
+    let mark = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?;
+    let (kind, name) = mark.split_once(": ")?;
+    let value = || {
+        examples
+            .get(name)
+            .unwrap_or_else(|| panic!("no example {name}"))
+    };
+    match kind {
+        "example" => Some(serde_json::to_string_pretty(value()).unwrap()),
+        "signed" => {
+            let mut value = value().clone();
+            value.as_object_mut().unwrap().remove("signature");
+            Some(String::from_utf8(canonical::to_vec(&value).unwrap()).unwrap())
+        }
+        _ => None,
+    }
+}
+
+/// A code that no page explains helps nobody.
+#[test]
+fn every_code_of_a_refusal_stands_on_a_page() {
+    let json = [
+        canonical::JsonError::Utf8(0),
+        canonical::JsonError::Syntax(String::new()),
+        canonical::JsonError::DuplicateKey(String::new()),
+        canonical::JsonError::Number,
+        canonical::JsonError::Depth,
+    ];
+    let did = identity(1).did();
+    let documents = [
+        DocumentError::TooLarge { got: 0, max: 0 },
+        DocumentError::Type {
+            got: String::new(),
+            expected: "",
+        },
+        DocumentError::Malformed(String::new()),
+        DocumentError::Path(String::new()),
+        DocumentError::Id,
+        DocumentError::SignatureForm,
+        DocumentError::Signature(did),
+    ];
+    let pages = [
+        PageError::Publisher {
+            got: did,
+            expected: did,
+        },
+        PageError::Epoch {
+            got: 0,
+            expected: 0,
+        },
+        PageError::Conflict { cursor: 0 },
+        PageError::PresenceConflict(""),
+        PageError::Gap {
+            got: 0,
+            expected: 0,
+        },
+        PageError::Chain { cursor: 0 },
+        PageError::LogRoot { cursor: 0 },
+        PageError::Binding { cursor: 0, why: "" },
+        PageError::Boundary { size: 0 },
+        PageError::Rollback(String::new()),
+        PageError::Ahead,
+        PageError::Expired(Timestamp(0)),
+        PageError::NoPresence,
+    ];
+    let codes = json
+        .into_iter()
+        .map(DocumentError::from)
+        .chain(documents)
+        .map(|e| e.code());
+    let text = page("index@2.md");
+    for code in codes.chain(pages.iter().map(PageError::code)) {
+        assert!(text.contains(&format!("`{code}`")), "{code}");
+    }
+}
