@@ -87,6 +87,17 @@ fn pages_may_end_inside_a_commit() {
 }
 
 #[test]
+fn a_page_that_goes_on_leaves_the_newest_presence_that_it_showed() {
+    let alice = alice();
+    let nothing = Journal::empty(alice.identity.did());
+    let page = alice.log.page(0, 2);
+    let verdict = judge(&nothing, &alice, &page, Source::Publisher).unwrap();
+    let shown = verdict.state.presence.unwrap();
+    assert_eq!(shown.log_size, 3);
+    assert_eq!(Some(shown), verdict.state.named);
+}
+
+#[test]
 fn a_current_presence_beyond_a_page_that_goes_on_means_keep_pulling() {
     let alice = alice();
     let mut page = alice.log.page(0, 1);

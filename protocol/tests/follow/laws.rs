@@ -62,6 +62,7 @@ proptest! {
             prop_assert!(is_extension(&held.state, &verdict.state));
             prop_assert_eq!(verdict.behind, !page.reaches_head);
             held.keep(verdict.lines, verdict.state);
+            prop_assert_eq!(&reloaded(&held).state, &held.state, "a restart changes nothing");
             if !verdict.behind && held.state == alice.log.state {
                 break;
             }

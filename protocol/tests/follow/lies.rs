@@ -208,6 +208,16 @@ fn one_sequence_with_two_contents_is_refused_from_anybody() {
 }
 
 #[test]
+fn a_twin_of_the_presence_that_the_last_slice_names_is_refused() {
+    let alice = alice();
+    let held = follower_of(&alice);
+    let named = &whole(&alice).lines[4];
+    let twin = signed(named, &alice.identity, set("services", json!(["dht"])));
+    let verdict = judge(&held, &alice, &page_of([&twin]), Source::Holder);
+    assert_eq!(verdict.unwrap_err().code(), "conflicting_presence");
+}
+
+#[test]
 fn one_sequence_with_two_contents_on_one_page_is_refused() {
     let alice = alice();
     let lines = whole(&alice).lines;

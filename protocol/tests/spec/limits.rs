@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use hn_protocol::canonical::MAX_INTEGER;
 use hn_protocol::document::Revocation;
 use hn_protocol::log::{EntryDraft, Line};
 use hn_protocol::sign::{DocumentError, Signed, Unverified};
@@ -90,6 +91,13 @@ fn padded(make: impl Fn(String) -> Bytes, n: usize) -> Bytes {
     make("x".repeat(n - bare))
 }
 
+/// `document` with the integer 2^53 in it written as `n`: JCS itself would round what is above.
+fn integer(document: Bytes, n: usize) -> Bytes {
+    let text = String::from_utf8(document.to_vec()).unwrap();
+    text.replace(&MAX_INTEGER.to_string(), &n.to_string())
+        .into()
+}
+
 /// Arrays in arrays, so that the document is `n` deep.
 fn nested(n: usize) -> Value {
     (2..n).fold(json!([]), |inner, _| json!([inner]))
@@ -120,7 +128,7 @@ fn limits_of_a_slice() {
         ("depth", |n| {
             slice(|o| drop(o.insert("pad".into(), nested(n))))
         }),
-        ("integer", |n| entry("size", n)),
+        ("integer", |n| integer(entry("size", MAX_INTEGER), n)),
         ("path", |n| {
             let parts = format!("{}/", "p".repeat(99)).repeat(n / 100);
             entry("path", format!("{parts}{}", "q".repeat(n % 100)))
@@ -145,7 +153,7 @@ fn limits_of_a_slice() {
                 o.insert("entries".into(), json!([entry]));
                 o.insert("cursor".into(), (n - 1).to_string().into());
                 o.insert("next_cursor".into(), n.to_string().into());
-                o.insert("log_size".into(), (1u64 << 53).min(n as u64).into());
+                o.insert("log_size".into(), MAX_INTEGER.min(n as u64).into());
                 let prev = o["presence_digest"].clone();
                 o.insert("prev".into(), prev);
             })
@@ -182,8 +190,12 @@ fn limits_of_a_presence() {
         ("libp2p-address", |n| {
             presence(|o| o["endpoints"]["libp2p"] = json!(["u".repeat(n)]))
         }),
-        ("sequence", |n| presence(|o| o["sequence"] = n.into())),
-        ("log_size", |n| presence(|o| o["log_size"] = n.into())),
+        ("sequence", |n| {
+            integer(presence(|o| o["sequence"] = MAX_INTEGER.into()), n)
+        }),
+        ("log_size", |n| {
+            integer(presence(|o| o["log_size"] = MAX_INTEGER.into()), n)
+        }),
     ];
     probe("presence@2.md", "presence@2", &probes, line);
 }

@@ -65,7 +65,7 @@ fn documents() -> Vec<(&'static str, Bytes)> {
             "depth 1,000",
             again(&format!("\"x\":{}{}", "[".repeat(999), "]".repeat(999))),
         ),
-        ("no type", own(&|o| drop(o.remove("type")))),
+        ("no type", edited(&slice, |o| drop(o.remove("type")))),
         (
             "shard_index@1 of the older system",
             own(&put("type", json!("shard_index@1"))),
@@ -330,7 +330,7 @@ fn pages() -> Vec<Lie> {
         ),
         lie("no current presence at the head", of(lines[..4].to_vec())),
         lie(
-            "a log of another day",
+            "a presence of another day",
             with(4, own(4, &put("sequence", json!(ahead)))),
         ),
         Lie {
