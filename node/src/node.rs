@@ -12,6 +12,7 @@ use hn_actors::artifact_mirror::ArtifactMirror;
 use hn_actors::artifacts::ArtifactShelf;
 use hn_actors::catalog::Catalog;
 use hn_actors::clock::{Clock, ClockError};
+use hn_actors::failpoint::{self, FailpointError};
 use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
 use hn_actors::fetch::Fetch;
 use hn_actors::gateway::{Drain, Gateway, GatewayState, Links, Serve};
@@ -104,6 +105,9 @@ pub enum StartError {
     /// The clock offset of a test is not one.
     #[error(transparent)]
     Clock(#[from] ClockError),
+    /// The failpoints of a test are none.
+    #[error(transparent)]
+    Failpoints(#[from] FailpointError),
     /// An actor did not come up.
     #[error("the node did not come up: {0}")]
     Actor(String),
@@ -120,6 +124,7 @@ impl StartError {
             Self::Listen { .. } => "listen",
             Self::Store(_) => "store",
             Self::Clock(_) => "clock_offset",
+            Self::Failpoints(_) => "failpoints",
             Self::Actor(_) => "start",
         }
     }
@@ -186,6 +191,7 @@ impl Node {
             mode,
         } = options;
         let clock = Clock::from_env()?;
+        failpoint::init_from_env()?;
         let lock = lock(&home)?;
         let keyring = Keyring::open(&home)?;
         let alias = match keyring.active()? {
