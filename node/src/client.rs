@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::cli::id::keyring_error;
-use crate::cli::{Context, home_error};
 use crate::cli::output::CliError;
+use crate::cli::{Context, home_error};
 use crate::config::Flags;
 use crate::node::{Mode, Node, NodeHandle, StartError, StartOptions};
 

@@ -20,6 +20,7 @@ use hn_actors::clock::Clock;
 use hn_actors::home::{Home, HomeError};
 use hn_actors::keyring::Passphrase;
 use hn_actors::settings::{Profile, Settings};
+use hn_actors::vault::create_dirs;
 
 use crate::config::{self, Flags};
 use crate::telemetry::{self, Base};
@@ -110,7 +111,15 @@ pub struct Context {
 impl Context {
     /// The home, made where there is none yet. Errors: it is somebody else's folder, or from a newer hn.
     pub fn home(&self) -> Result<Home, CliError> {
-        Home::open(&self.root).map_err(|error| home_error(&error))
+        let home = Home::open(&self.root).map_err(|error| home_error(&error))?;
+        // The operator's folder, there for him and for the roster from the beginning.
+        create_dirs(&home.config_dir()).map_err(|error| {
+            CliError::failed(
+                "home_io",
+                format_args!("{}: {error}", home.config_dir().display()),
+            )
+        })?;
+        Ok(home)
     }
 
     /// The home, for a command that has nothing to do in an empty one.

@@ -218,6 +218,15 @@ pub fn lines(table: &Table) -> String {
         .collect()
 }
 
+/// `1 entry`, `2 entries`; a dash where nothing is known.
+pub fn entries(count: &Value) -> String {
+    match count.as_u64() {
+        Some(1) => "1 entry".to_owned(),
+        Some(count) => format!("{count} entries"),
+        None => "-".to_owned(),
+    }
+}
+
 /// 1 536 → `1.5 KiB`.
 pub fn bytes(count: u64) -> String {
     let mut value = count as f64;

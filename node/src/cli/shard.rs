@@ -149,9 +149,9 @@ fn published_text(answer: &Value) -> String {
         .iter()
         .filter(|item| item["status"] != "existing")
         .count();
-    let size = &answer["log_size"];
+    let size = output::entries(&answer["log_size"]);
     format!(
-        "{}\n{appended} appended; the log has {size} entries, root {}\n",
+        "{}\n{appended} appended; the log has {size}, root {}\n",
         output::lines(&table),
         text(answer, "log_root")
     )
@@ -309,9 +309,9 @@ async fn list(ctx: &Context, arguments: List) -> Result<Outcome, CliError> {
             table.add_row(row);
         }
         let head = format!(
-            "{}: {} entries, root {}\n",
+            "{}: {}, root {}\n",
             names.show(text(document, "publisher")),
-            document["log_size"],
+            output::entries(&document["log_size"]),
             text(document, "log_root")
         );
         if table.is_empty() {

@@ -72,7 +72,12 @@ fn page(ctx: &Context, status: &Value, now: Timestamp) -> String {
     let names = Names::of(ctx, status);
     let sections = [
         node(status, &names),
-        actors(&status["actors"]),
+        // Without a daemon they are those of this very command, which says nothing about a node.
+        if status["node"]["running"] == true {
+            actors(&status["actors"])
+        } else {
+            String::new()
+        },
         peers(&status["peers"], &names, now),
         facts("storage", &status["storage"]),
         next_steps(&status["next_steps"]),
@@ -115,9 +120,9 @@ fn node(status: &Value, names: &Names) -> String {
     row(
         "log",
         format!(
-            "{}, {} entries, root {}",
+            "{}, {}, root {}",
             text(log, "state"),
-            log["size"],
+            output::entries(&log["size"]),
             text(log, "root")
         ),
     );

@@ -244,9 +244,7 @@ async fn federation(
         Ok((
             (),
             format!(
-                "{} of bob: {}, and alice serves his {} files",
-                peer["entries"],
-                peer["status"],
+                "log_root verified, and alice serves his {} files",
                 files.len()
             ),
         ))
@@ -264,7 +262,10 @@ async fn federation(
             node.run(&["mcp", "federate", "refresh"]).await?;
         }
         let names: Vec<&str> = followers.iter().map(|node| node.name).collect();
-        Ok(((), format!("{} know only alice", names.join(", "))))
+        Ok((
+            (),
+            format!("in the roster of {}: alice alone", names.join(", ")),
+        ))
     };
     report.prove("carol follows only alice", indirect).await?;
 
