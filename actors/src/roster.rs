@@ -226,8 +226,7 @@ impl RosterFile {
         change(peers);
         let text = document.to_string();
         let roster = self.parse(&text)?;
-        failpoint::hit("roster.before_rename")
-            .and_then(|()| vault::write_atomic(&self.path, text.as_bytes(), 0o600))
+        self.write(text.as_bytes())
             .map_err(|error| RosterError::Io {
                 path: self.path.clone(),
                 error,
@@ -237,6 +236,14 @@ impl RosterFile {
         self.stamp = None;
         self.poll();
         Ok(())
+    }
+
+    fn write(&self, text: &[u8]) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            vault::create_dirs(folder)?;
+        }
+        let before_rename = || failpoint::hit("roster.before_rename");
+        vault::write_atomic_with(&self.path, text, vault::FILE_MODE, before_rename)
     }
 
     fn read(&self) -> Result<String, RosterError> {

@@ -101,7 +101,8 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederationSettings {
-    /// Seconds between two pulls of a quiet peer (jitter is added). Default 30.
+    /// Seconds between two pulls of a quiet peer, less up to 20 % of jitter. Default 4: a peer that comes back with news
+    /// is caught up within 5 s, and what costs nothing new is one 304.
     pub interval_s: u64,
     /// Slices asked for in one page, 1–64 as the route allows. Default 16.
     pub page_slices: u32,
@@ -168,7 +169,7 @@ impl Default for Settings {
 impl Default for FederationSettings {
     fn default() -> Self {
         Self {
-            interval_s: 30,
+            interval_s: 4,
             page_slices: 16,
             max_held_logs: 256,
             max_held_bytes: 1 << 30,

@@ -111,7 +111,7 @@ pub enum Effect {
 /// How often, and how many at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
-    /// Between two pulls from a healthy peer, before jitter of ±20 %.
+    /// The longest time between two pulls from a healthy peer; jitter takes up to 20 % off.
     pub interval: Duration,
     /// Pulls that run at the same time.
     pub concurrency: usize,
@@ -301,10 +301,10 @@ impl Federation {
     }
 }
 
-/// `base` ± 20 %, never above the longest wait.
+/// `base` less up to 20 %, never above the longest wait.
 fn spread(base: Duration, chance: u64) -> Duration {
-    let ms = u64::try_from(base.as_millis()).unwrap_or(u64::MAX);
-    Duration::from_millis(ms / 1000 * (800 + chance * 400 / 1000) + ms % 1000).min(MAX_RETRY)
+    let base = base.min(MAX_RETRY);
+    base - base / 5 * u32::try_from(chance).unwrap_or(0) / 1000
 }
 
 fn doubled(base: Duration, times: u32) -> Duration {

@@ -14,6 +14,7 @@ use crate::artifact_mirror::MirrorError;
 use crate::catalog::ReadError;
 use crate::federation_sync::SyncError;
 use crate::index_federator::FederateError;
+use crate::roster::RosterError;
 
 /// Code, status, title. Codes are stable; `spec/http.md` lists them.
 pub const TABLE: &[(&str, u16, &str)] = &[
@@ -256,6 +257,7 @@ impl From<SyncError> for Problem {
             }
             SyncError::Unresolved(_) => Self::new("peer_unresolved", detail),
             SyncError::Ourselves(_) => Self::new("own_peer", detail),
+            SyncError::Roster(RosterError::Io { error, .. }) => error.into(),
             SyncError::Roster(_) => {
                 Self::new("bad_roster", detail).remedy("mend config/federation.toml first")
             }
