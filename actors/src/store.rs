@@ -13,11 +13,10 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -69,7 +68,8 @@ pub enum StoreError {
     /// The database is damaged; it is set aside and rebuilt at the next start.
     #[error("the database is damaged and will be rebuilt at the next start: {0}")]
     Damaged(String),
-    /// The disk, or an injected fault.
+    /// The disk, or an injected fault. When the disk is at fault the change is kept, and applied once it has space; until
+    /// then readers do not see it.
     #[error("the store cannot be written: {0}")]
     Io(Arc<std::io::Error>),
     /// Another process has the database open.
@@ -185,6 +185,14 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
+
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        self.changes
+            .iter()
+            .map(|c| size_of::<Change>() + c.key.len() + c.value.as_ref().map_or(0, Vec::len))
+            .sum()
+    }
 }
 
 fn full_key(tree: Tree, key: &[u8]) -> Vec<u8> {
@@ -220,6 +228,17 @@ impl Pair {
     }
 }
 
+/// The open database; empty once it is closed.
+type Slot = Arc<RwLock<Option<sled::Db>>>;
+
+fn read_slot(slot: &Slot) -> RwLockReadGuard<'_, Option<sled::Db>> {
+    slot.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_slot(slot: &Slot) -> RwLockWriteGuard<'_, Option<sled::Db>> {
+    slot.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The database. Cloning shares it; the last clone that is dropped closes it.
 #[derive(Clone)]
 pub struct Store {
@@ -227,7 +246,7 @@ pub struct Store {
 }
 
 struct Inner {
-    db: Arc<ArcSwapOption<sled::Db>>,
+    slot: Slot,
     queue: SyncSender<Request>,
     writer: Mutex<Option<JoinHandle<()>>>,
     folder: PathBuf,
@@ -248,20 +267,21 @@ impl Store {
         registry: &Registry,
     ) -> Result<(Self, Opened), StoreError> {
         let (db, opened) = open::open(folder, cache_bytes)?;
-        let db = Arc::new(ArcSwapOption::from_pointee(db));
+        let slot = Arc::new(RwLock::new(Some(db)));
         let (queue, requests) = sync_channel(QUEUE);
         let writer = Writer::new(
-            Arc::clone(&db),
+            Arc::clone(&slot),
             requests,
             registry.register("store"),
             folder.to_owned(),
+            cache_bytes,
         );
         let thread = std::thread::Builder::new()
             .name("hn-store".to_owned())
             .spawn(move || writer.run())?;
         let store = Self {
             inner: Arc::new(Inner {
-                db,
+                slot,
                 queue,
                 writer: Mutex::new(Some(thread)),
                 folder: folder.to_owned(),
@@ -271,7 +291,7 @@ impl Store {
     }
 
     /// Applies `batch` and waits until reads see it. It outlives the process's crash only after a flush, about a second
-    /// later, and a power cut not even then: the files are the truth. Blocks.
+    /// later, and a power cut not even then: the files are the truth. Errors: [`StoreError::Io`] on a full disk. Blocks.
     pub fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         self.ask(Order::Apply(batch))
     }
@@ -334,12 +354,13 @@ impl Store {
         answer.recv().unwrap_or(Err(StoreError::Closed))
     }
 
-    fn db(&self) -> Result<arc_swap::Guard<Option<Arc<sled::Db>>>, StoreError> {
-        let db = self.inner.db.load();
-        if db.is_some() {
-            Ok(db)
-        } else {
-            Err(StoreError::Closed)
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&sled::Db) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match &*read_slot(&self.inner.slot) {
+            Some(db) => read(db),
+            None => Err(StoreError::Closed),
         }
     }
 
@@ -357,9 +378,7 @@ impl Store {
 
     /// The bytes of `key`'s value.
     pub fn get_bytes(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        let db = self.db()?;
-        let db = db.as_ref().ok_or(StoreError::Closed)?;
-        Ok(db.get(full_key(tree, key))?)
+        self.read(|db| Ok(db.get(full_key(tree, key))?))
     }
 
     /// Whether `key` has a value.
@@ -377,15 +396,13 @@ impl Store {
         let first = full_key(tree, prefix);
         let mut last = first.clone();
         last.extend_from_slice(key);
-        let db = self.db()?;
-        let db = db.as_ref().ok_or(StoreError::Closed)?;
-        match db.range(first..=last).next_back() {
+        self.read(|db| match db.range(first..=last).next_back() {
             Some(pair) => {
                 let (key, value) = pair?;
                 Ok(Some(Pair { key, value }))
             }
             None => Ok(None),
-        }
+        })
     }
 
     /// Every pair whose key starts with `prefix`, in the order of keys. What is written meanwhile may or may not be seen.
@@ -394,9 +411,7 @@ impl Store {
         tree: Tree,
         prefix: &[u8],
     ) -> Result<impl DoubleEndedIterator<Item = Result<Pair, StoreError>> + use<>, StoreError> {
-        let db = self.db()?;
-        let db = db.as_ref().ok_or(StoreError::Closed)?;
-        Ok(pairs(db.scan_prefix(full_key(tree, prefix))))
+        self.read(|db| Ok(pairs(db.scan_prefix(full_key(tree, prefix)))))
     }
 
     /// Every pair from `first` on and before `end` (without one: to the tree's end), in the order of keys.
@@ -406,21 +421,17 @@ impl Store {
         first: &[u8],
         end: Option<&[u8]>,
     ) -> Result<impl DoubleEndedIterator<Item = Result<Pair, StoreError>> + use<>, StoreError> {
-        let db = self.db()?;
-        let db = db.as_ref().ok_or(StoreError::Closed)?;
         let end = match end {
             Some(end) => full_key(tree, end),
             None => vec![tree as u8 + 1],
         };
         let first = full_key(tree, first).min(end.clone());
-        Ok(pairs(db.range(first..end)))
+        self.read(|db| Ok(pairs(db.range(first..end))))
     }
 
     /// Bytes that the database takes on the disk.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
-        let db = self.db()?;
-        let db = db.as_ref().ok_or(StoreError::Closed)?;
-        Ok(db.size_on_disk()?)
+        self.read(|db| Ok(db.size_on_disk()?))
     }
 }
 

@@ -204,6 +204,33 @@ fn a_panic_fails_one_request_and_is_counted() {
     assert_eq!(registry.list()[0].state, ActorState::Stopped);
 }
 
+#[test]
+fn after_a_disk_error_it_mends_itself_and_nothing_applied_is_lost() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = open(folder.path());
+    put(&store, Tree::Meta, b"flushed", "x");
+    store.flush().unwrap();
+    put(&store, Tree::Meta, b"applied", "x");
+    store.ask(Order::Break).unwrap();
+    let mut batch = Batch::new();
+    batch.put(Tree::Meta, b"refused", "x").unwrap();
+    let refused = store.apply(batch).unwrap_err();
+    assert!(matches!(refused, StoreError::Io(_)), "says so");
+    assert!(
+        store.contains(Tree::Meta, b"applied").unwrap(),
+        "reads go on"
+    );
+    store.flush().unwrap();
+    for key in [b"flushed".as_slice(), b"applied", b"refused"] {
+        assert!(store.contains(Tree::Meta, key).unwrap());
+    }
+    put(&store, Tree::Meta, b"after", "x");
+    store.close().unwrap();
+    let (store, opened) = open(folder.path());
+    assert_eq!((opened, count(&store, Tree::Meta)), (Opened::Existing, 4));
+}
+
 fn damage(folder: &Path, harm: impl Fn(&mut Vec<u8>)) {
     let path = folder.join("db");
     let mut bytes = fs::read(&path).unwrap();

@@ -92,6 +92,12 @@ fn open_existing(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError
     }
 }
 
+/// Opens a database that this process had open a moment ago.
+pub(super) fn reopen(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+    catch_unwind(AssertUnwindSafe(|| start(folder, cache_bytes)))
+        .unwrap_or_else(|panic| Err(StoreError::Damaged(panic_text(panic.as_ref()))))
+}
+
 /// Whether an error of sled's says that the file is short or senseless, rather than that the disk refuses.
 fn is_damage(error: &io::Error) -> bool {
     matches!(
