@@ -16,7 +16,7 @@ use crate::failpoint;
 /// From this many files on, one sync of the whole file system is cheaper than one fsync a file. Below, other writers
 /// on the same disk should not make us wait.
 #[cfg(target_os = "linux")]
-const GROUP_SYNC: usize = 16;
+const GROUP_SYNC: usize = 8;
 /// How much of a stream is copied at once.
 const COPY_BUFFER: usize = 64 << 10;
 
