@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     // First of all: both ring and others may be linked, and the first connection must not have to choose. An error
     // means that a provider is installed already, which is all that is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = cli::Cli::parse();
-    actix::System::new().block_on(cli::run(cli))
+    match cli::Cli::try_parse() {
+        Ok(cli) => actix::System::new().block_on(cli::run(cli)),
+        Err(error) => cli::refuse(&error, &std::env::args_os().collect::<Vec<_>>()),
+    }
 }

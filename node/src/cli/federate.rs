@@ -133,7 +133,7 @@ async fn add(ctx: &Context, arguments: Add) -> Result<Outcome, CliError> {
         let name = names.show(text(peer, "did"));
         format!(
             "following {name} at {}, scope {}{mirrored}\n",
-            text(peer, "url"),
+            base(peer),
             text(peer, "scope")
         )
     })?;
@@ -186,7 +186,7 @@ pub fn listed(answer: &Value, names: &Names, now: Timestamp) -> String {
     for peer in peers {
         table.add_row([
             names.show(text(peer, "did")),
-            text(peer, "url").to_owned(),
+            base(peer).to_owned(),
             text(peer, "scope").to_owned(),
             if peer["mirror"] == true { "yes" } else { "" }.to_owned(),
             text(peer, "state").to_owned(),
@@ -258,10 +258,13 @@ fn refreshed_row(log: &Value, name: &str) -> [String; 6] {
             .unwrap_or_default()
     };
     let root: String = text(log, "log_root").chars().take(16).collect();
-    let said = match (text(log, "state"), text(log, "error")) {
-        ("", error) => error.to_owned(),
-        (_, "") => String::new(),
-        (state, error) => format!("{state}: {error}"),
+    // A sentence, or an object of a code and a sentence.
+    let error = &log["error"];
+    let error = error.as_str().or_else(|| error["detail"].as_str());
+    let said = match (text(log, "state"), error) {
+        (_, None) => String::new(),
+        ("", Some(error)) => error.to_owned(),
+        (state, Some(error)) => format!("{state}: {error}"),
     };
     [
         name.to_owned(),
@@ -273,6 +276,25 @@ fn refreshed_row(log: &Value, name: &str) -> [String; 6] {
     ]
 }
 
+/// The base URL of a peer as a person writes it.
+fn base(peer: &Value) -> &str {
+    text(peer, "url").trim_end_matches('/')
+}
+
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_pull_says_why_in_its_row() {
+        let peer = json!({"did": "did:hn:x", "status": "failed", "state": "unreachable",
+            "error": {"code": "no_connection", "detail": "refused"}, "log_size": 3, "held": [{"did": "did:hn:y", "log_size": 1}]});
+        let page = refreshed(&json!({"peers": [peer]}), &Names::default());
+        assert!(page.contains("unreachable: refused"), "{page}");
+        assert!(page.contains("  holds did:hn:y"), "{page}");
+    }
 }

@@ -12,6 +12,7 @@ mod shard;
 mod smoke;
 mod status;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +21,6 @@ use hn_actors::clock::Clock;
 use hn_actors::home::{Home, HomeError};
 use hn_actors::keyring::Passphrase;
 use hn_actors::settings::{Profile, Settings};
-use hn_actors::vault::create_dirs;
 
 use crate::config::{self, Flags};
 use crate::telemetry::{self, Base};
@@ -111,15 +111,7 @@ pub struct Context {
 impl Context {
     /// The home, made where there is none yet. Errors: it is somebody else's folder, or from a newer hn.
     pub fn home(&self) -> Result<Home, CliError> {
-        let home = Home::open(&self.root).map_err(|error| home_error(&error))?;
-        // The operator's folder, there for him and for the roster from the beginning.
-        create_dirs(&home.config_dir()).map_err(|error| {
-            CliError::failed(
-                "home_io",
-                format_args!("{}: {error}", home.config_dir().display()),
-            )
-        })?;
-        Ok(home)
+        Home::open(&self.root).map_err(|error| home_error(&error))
     }
 
     /// The home, for a command that has nothing to do in an empty one.
@@ -195,7 +187,33 @@ impl Context {
     }
 }
 
-/// Parses nothing itself: takes the parsed line, carries it out, and gives the exit code.
+/// Says what clap found wrong with the line, as the problem object where that was asked for, and gives the exit code.
+/// Help and the version come this way too; they are no errors.
+pub fn refuse(error: &clap::Error, line: &[OsString]) -> ExitCode {
+    let asked = |pair: &[OsString]| {
+        matches!(pair[0].to_str(), Some("-o" | "--output")) && pair[1] == "json"
+    };
+    let json = line.windows(2).any(asked)
+        || line
+            .iter()
+            .any(|word| word == "-ojson" || word == "--output=json");
+    if json && error.use_stderr() {
+        let text = error.to_string();
+        let what = text
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .map(str::trim);
+        let what = what.collect::<Vec<_>>().join(" ");
+        return CliError::usage("usage", what.trim_start_matches("error: "))
+            .next("look at --help")
+            .report(Format::Json);
+    }
+    // Nobody is left to tell when the stream is closed.
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Carries out the parsed line, and gives the exit code.
 pub async fn run(cli: Cli) -> ExitCode {
     let format = cli.global.output;
     match execute(cli).await {

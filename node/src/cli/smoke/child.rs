@@ -16,9 +16,6 @@ const READY: Duration = Duration::from_secs(30);
 const COMMAND: Duration = Duration::from_secs(60);
 /// How long a node may take to stop after SIGTERM (design 10), and a little.
 const STOP: Duration = Duration::from_secs(11);
-/// Seconds between two pulls. A peer that is away for less than the default of 30 s may not be missed, and nobody wants
-/// to wait for that here.
-const INTERVAL: &str = "2";
 /// What is shown of a log when a node fails to start.
 const TAIL: usize = 800;
 
@@ -173,7 +170,6 @@ impl Child {
                 command.env_remove(name);
             }
         }
-        command.env("HN_FEDERATION__INTERVAL_S", INTERVAL);
         Ok(command)
     }
 }
