@@ -2,13 +2,14 @@
 //! The limits of every field are in `tests/spec/limits.rs`, against the numbers of the spec pages.
 
 use bytes::Bytes;
-use hn_protocol::document::{Presence, Revocation, Slice};
-use hn_protocol::log::Line;
-use hn_protocol::sign::{DocumentError, Signed, Unverified};
+use hn_protocol::canonical::MAX_INTEGER;
+use hn_protocol::document::{Presence, RelayBlock, Revocation, Slice};
+use hn_protocol::log::{CommitRequest, Line};
+use hn_protocol::sign::{DocumentError, MAX_DOCUMENT, Signed, Unverified};
 use hn_protocol::time::Timestamp;
 use serde_json::json;
 
-use crate::common::identity;
+use crate::common::{file, identity};
 use crate::forge::{Object, edited, object, reroot, set, signed, with_id};
 use crate::scene::{alice, whole};
 
@@ -256,6 +257,45 @@ fn whoever_signs_must_be_whom_the_document_names() {
     let own = Signed::create(&revocation, &identity(1)).unwrap();
     let again = Signed::<Revocation>::verify(own.bytes().clone()).unwrap();
     assert_eq!(again.digest(), own.digest());
+}
+
+#[test]
+fn what_is_too_large_for_any_document_is_not_even_parsed() {
+    let junk = |n: usize| Unverified::parse(Bytes::from(vec![b'['; n])).unwrap_err();
+    assert_eq!(junk(MAX_DOCUMENT + 1).code(), "document_too_large");
+    assert_eq!(junk(MAX_DOCUMENT).code(), "nested_too_deep");
+}
+
+#[test]
+fn nobody_signs_what_others_would_refuse() {
+    let mut alice = alice();
+    let relay = RelayBlock {
+        did: identity(2).did(),
+        url: "u".repeat(2000),
+        expires_at: None,
+    };
+    let presence = whole(&alice).lines[6].clone();
+    let mut presence = Signed::<Presence>::verify(presence).unwrap().into_inner();
+    presence.relays = Some(vec![relay; 16]);
+    let refused = Signed::create(&presence, &alice.identity).unwrap_err();
+    assert_eq!(refused.code(), "document_too_large");
+
+    // JCS would round the number, and the signature would be over another one.
+    let mut huge = file("huge");
+    huge.size = MAX_INTEGER + 1;
+    let request = CommitRequest {
+        entries: vec![huge],
+        facts: &alice.facts,
+        now: alice.now,
+    };
+    let refused = alice
+        .log
+        .state
+        .commit(request, &alice.identity)
+        .unwrap_err();
+    assert_eq!(refused.code(), "malformed_document");
+    alice.commit(vec![file("g")]);
+    assert_eq!(alice.log.state.size(), 7);
 }
 
 #[test]
