@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
@@ -87,7 +88,7 @@ pub struct LogView {
     pub bytes: u64,
     /// Reads lines of the journal.
     pub reader: JournalReader,
-    /// Changes with every publication of this log.
+    /// Given by [`Catalog::publish`]: no other view of any log has it, also none of before a reload.
     pub version: u64,
 }
 
@@ -143,6 +144,8 @@ struct Inner {
     own: Did,
     store: Store,
     logs: RwLock<BTreeMap<Did, Arc<LogView>>>,
+    /// How many views were published: kept pages of one view must never pass for those of another.
+    published: AtomicU64,
     pages: Cache<PageKey, Page, PageWeight>,
 }
 
@@ -156,6 +159,7 @@ impl Catalog {
                 own,
                 store,
                 logs: RwLock::default(),
+                published: AtomicU64::new(0),
                 pages,
             }),
         }
@@ -168,7 +172,8 @@ impl Catalog {
     }
 
     /// Shows `view` from now on.
-    pub fn publish(&self, view: LogView) {
+    pub fn publish(&self, mut view: LogView) {
+        view.version = self.inner.published.fetch_add(1, Ordering::Relaxed);
         let mut logs = self
             .inner
             .logs

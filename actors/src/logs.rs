@@ -105,7 +105,6 @@ pub struct Log {
     journal: Journal,
     presence: Bytes,
     last_seen: Timestamp,
-    version: u64,
     /// A line of the journal does not verify: what is behind it is not used, and nothing is signed on top.
     damaged: Option<String>,
 }
@@ -157,7 +156,6 @@ impl Shelf {
             journal,
             presence: Bytes::new(),
             last_seen: Timestamp(0),
-            version: 0,
             damaged: None,
         };
         let from = match known.filter(|record| covers(&log.journal, record)) {
@@ -216,7 +214,6 @@ impl Shelf {
         self.record(&mut batch, log, end)?;
         self.store.apply(batch)?;
         failpoint::hit_in(log.place.scope(), "store.after_apply")?;
-        log.version += 1;
         self.show(log);
         Ok(())
     }
@@ -289,7 +286,7 @@ impl Shelf {
             last_seen: log.last_seen,
             bytes: log.journal.total_len(),
             reader: log.journal.reader(),
-            version: log.version,
+            version: 0,
         });
     }
 
