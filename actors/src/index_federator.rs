@@ -240,11 +240,7 @@ impl IndexFederator {
     }
 
     fn open_all(&mut self, found: &mut Reindexed) -> Result<(), LogError> {
-        let place = Place::Own(self.options.alias.clone());
-        let (own, replayed) = self.shelf.open(self.options.identity.did(), place)?;
-        add(found, replayed);
-        let own = self.own.insert(own);
-        self.options.metrics.log_size(own.state().size());
+        add(found, self.open_own()?);
         for publisher in self.shelf.home.cached_publishers()? {
             let (log, replayed) = self.shelf.open(publisher, Place::Cached)?;
             add(found, replayed);
@@ -253,12 +249,22 @@ impl IndexFederator {
         Ok(())
     }
 
+    /// Reads our own log back; what was in memory of it counts no more.
+    fn open_own(&mut self) -> Result<Replayed, LogError> {
+        self.own = None;
+        let place = Place::Own(self.options.alias.clone());
+        let (own, replayed) = self.shelf.open(self.options.identity.did(), place)?;
+        self.options.metrics.log_size(own.state().size());
+        self.own = Some(own);
+        Ok(replayed)
+    }
+
     fn own(&mut self) -> Result<&mut Log, FederateError> {
-        let failure = self.failure.clone();
-        let log = self
-            .own
-            .as_mut()
-            .ok_or_else(|| FederateError::Failed(failure.unwrap_or_default()))?;
+        // It could not be read when it was tried last; a full disk may have space again.
+        if self.own.is_none() {
+            self.open_own()?;
+        }
+        let log = self.own.as_mut().ok_or(FederateError::Restarting)?;
         match log.damaged() {
             Some(reason) => Err(FederateError::Damaged(reason.to_owned())),
             None => Ok(log),
@@ -307,6 +313,24 @@ impl IndexFederator {
         self.shelf.append(log, &commit.lines, commit.state, now)?;
         self.options.metrics.log_grew(log.state().size(), appended);
         Ok(())
+    }
+
+    /// [`Self::sign`], and when that fails, what became of it: lines that reached the journal are in the log, whatever
+    /// failed behind them.
+    fn sign_surely(&mut self, entries: Vec<EntryDraft>) -> Result<(), FederateError> {
+        let due = self.own()?.state().size() + entries.len() as u64;
+        let Err(error) = self.sign(entries) else {
+            return Ok(());
+        };
+        if matches!(error, FederateError::Document(_)) {
+            return Err(error);
+        }
+        warn!(%error, "commit failed; the own log is read back");
+        self.open_own()?;
+        if self.own()?.state().size() == due {
+            return Ok(());
+        }
+        Err(error)
     }
 
     /// Presence no. 1 of a new log, or the covering presence that a crash has kept from being written.
@@ -384,19 +408,13 @@ impl IndexFederator {
             ctx.cancel_future(timer);
         }
         let mut waiting = std::mem::take(&mut self.waiting);
-        let plan = self.plan(&mut waiting);
-        let outcome = plan.and_then(|plan| {
+        let outcome = self.plan(&mut waiting).and_then(|plan| {
             if !plan.fresh.is_empty() {
-                self.sign(plan.fresh)?;
+                self.sign_surely(plan.fresh)?;
                 self.copy_later(ctx);
             }
             Ok(plan.answers)
         });
-        if let Err(FederateError::Failed(reason)) = &outcome {
-            // Memory and disk may differ now; what is durable is read back.
-            error!(%reason, "commit failed; the logs are read back");
-            self.load();
-        }
         let own = self
             .own
             .as_ref()
@@ -486,10 +504,13 @@ impl IndexFederator {
         let outcome = self
             .shelf
             .append(log, &message.page.lines, message.page.state, seen);
-        if let Err(LogError::Store(_)) = &outcome {
-            self.load();
+        if let Err(error) = outcome {
+            warn!(%error, log = %publisher, "a page was not appended; the log is read back");
+            self.held.remove(&publisher);
+            let (log, _) = self.shelf.open(publisher, Place::Cached)?;
+            self.held.insert(publisher, log);
+            return Err(error.into());
         }
-        outcome?;
         Ok(Appended::Taken)
     }
 }
