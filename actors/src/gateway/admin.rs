@@ -331,16 +331,19 @@ async fn fetch(
         return artifact::send(&request, &digest, file);
     }
     let roster = state.links.list_peers.send(ListPeers).await?;
-    if let Some(did) = from.filter(|did| roster.peers.iter().all(|peer| peer.did != *did)) {
+    let known = |did: &Did| {
+        roster.peers.iter().any(|peer| peer.did == *did) || state.catalog.log(did).is_some()
+    };
+    if let Some(did) = from.filter(|did| !known(did)) {
         return Err(Problem::new(
             "unknown_peer",
-            format!("{did} is not in the roster"),
+            format!("{did} is neither in the roster nor is its log held"),
         ));
     }
-    let asked = roster
-        .peers
-        .into_iter()
-        .filter(|peer| from.is_none_or(|did| did == peer.did));
+    // Whom the operator named goes first; a publisher that is gone is held by others.
+    let mut asked = roster.peers;
+    asked.sort_by_key(|peer| Some(peer.did) != from);
+    let asked = asked.into_iter();
     let sources = asked
         .filter_map(|peer| Some((peer.url?, Trust::Operator)))
         .collect();

@@ -35,9 +35,14 @@ impl Guard {
     #[must_use]
     pub fn new(listen: SocketAddr, public_url: Option<&Url>, rate: u32) -> Self {
         let port = listen.port();
-        let mut hosts = BTreeSet::from([listen.to_string(), format!("localhost:{port}")]);
+        // `localhost` cannot be rebound to us by somebody else's DNS; a forwarded port shows another number.
+        let mut hosts = BTreeSet::from([
+            listen.to_string(),
+            format!("localhost:{port}"),
+            "localhost".to_owned(),
+        ]);
         if port == 80 {
-            hosts.extend([host_of(listen.ip()), "localhost".to_owned()]);
+            hosts.insert(host_of(listen.ip()));
         }
         if let Some((url, host)) = public_url.and_then(|url| Some((url, url.host_str()?))) {
             // The default port may be written or left out.

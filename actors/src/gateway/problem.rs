@@ -99,6 +99,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("misdirected", 421, "The Host is not this node's"),
     ("rate_limited", 429, "Too many requests"),
     ("internal", 500, "The node failed to answer"),
+    ("artifact_mismatch", 502, "What came is not the artifact"),
     ("source_failed", 502, "No peer gave the artifact"),
     ("busy", 503, "The node has enough to do"),
     ("restarting", 503, "A part of the node is being restarted"),
@@ -273,9 +274,10 @@ impl From<MirrorError> for Problem {
             MirrorError::NoSource => Self::new("unknown_artifact", detail),
             MirrorError::Full(_) => full(detail),
             MirrorError::Failed(_) => Self::internal(&detail),
-            MirrorError::Fetch(_) | MirrorError::Digest { .. } | MirrorError::Size(_) => {
-                Self::new("source_failed", detail)
+            MirrorError::Digest { .. } | MirrorError::Size(_) => {
+                Self::new("artifact_mismatch", detail).remedy("name another holder by --from")
             }
+            MirrorError::Fetch(_) => Self::new("source_failed", detail),
         }
     }
 }
