@@ -242,12 +242,14 @@ impl Home {
     }
 }
 
-/// Whether a folder holds nothing but what a first start that crashed, or the file system itself, left there.
+/// Whether a folder holds nothing but what a first start that crashed, the file system itself, or an operator who
+/// configures a node before its first start left there.
 fn is_vacant(folder: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        if name != "lost+found" && !name.starts_with("version.tmp-") {
+        let expected = ["config", "lost+found"].contains(&name.as_ref());
+        if !expected && !name.starts_with("version.tmp-") {
             return Ok(false);
         }
     }

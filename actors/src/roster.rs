@@ -4,7 +4,7 @@
 //! leaves the roster as it was and is named in `hn status`, and our own edits keep comments and order.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use hn_protocol::did::Did;
@@ -241,9 +241,25 @@ impl RosterFile {
     fn write(&self, text: &[u8]) -> io::Result<()> {
         if let Some(folder) = self.path.parent() {
             vault::create_dirs(folder)?;
+            self.sweep(folder)?;
         }
         let before_rename = || failpoint::hit("roster.before_rename");
         vault::write_atomic_with(&self.path, text, vault::FILE_MODE, before_rename)
+    }
+
+    /// Removes what a crash left of earlier writes: whoever holds the home is the only one who writes here.
+    fn sweep(&self, folder: &Path) -> io::Result<()> {
+        let Some(name) = self.path.file_name() else {
+            return Ok(());
+        };
+        let temporary = format!("{}.tmp-", name.to_string_lossy());
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&temporary) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn read(&self) -> Result<String, RosterError> {
