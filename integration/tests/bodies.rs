@@ -112,7 +112,7 @@ async fn bodies_that_two_readers_could_understand_differently_are_refused() {
     )
     .await;
     is_refused(&alice, "", text("<html>"), "invalid_json").await;
-    is_refused(&alice, "", text(""), "invalid_json").await;
+    is_refused(&alice, "", text(""), "peer_unresolved").await;
 }
 
 #[tokio::test]

@@ -362,8 +362,8 @@ async fn a_damaged_database_is_set_aside_and_rebuilt_from_the_files() {
     bob.publish(&[("one", b"one"), ("two", b"two")]).await;
     bob.follow(&alice).await;
     bob.refresh().await;
-    let (own, held) = (bob.log(bob.did()).await, bob.log(alice.did()).await);
     for damage in ["overwritten", "gone"] {
+        let (own, held) = (bob.log(bob.did()).await, bob.log(alice.did()).await);
         bob.kill();
         let state = bob.home().join("state");
         match damage {

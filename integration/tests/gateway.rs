@@ -435,7 +435,8 @@ async fn the_socket_serves_all_and_tcp_only_what_is_open() {
         "/admin/federation/peers",
         "/admin/log/entries",
     ] {
-        problem(bob.get(path).await, 404).await;
+        let refused = problem(bob.get(path).await, 403).await;
+        assert_eq!(refused["code"], "socket_only", "{path}");
     }
     let post = |path: &str| {
         bob.http()
@@ -443,7 +444,7 @@ async fn the_socket_serves_all_and_tcp_only_what_is_open() {
             .body("x")
             .send()
     };
-    problem(post("/admin/log/publish?public=true").await.unwrap(), 404).await;
+    problem(post("/admin/log/publish?public=true").await.unwrap(), 403).await;
     let status = post("/federate/index").await.unwrap().status().as_u16();
     assert!(status == 405 || status == 404, "{status}");
     problem(bob.get("/no/such/route").await, 404).await;

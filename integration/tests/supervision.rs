@@ -158,6 +158,7 @@ async fn telemetry_is_one_json_event_a_line() {
     let bob = Node::started("bob").await;
     let mut alice = Node::new("alice").with_flag("--log-json");
     alice.start().await;
+    bob.publish(&[("news", b"news")]).await;
     alice.follow(&bob).await;
     alice.refresh().await;
     let gone = Node::started("gone").await;
