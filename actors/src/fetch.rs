@@ -180,12 +180,11 @@ impl Fetch {
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             return Err(FetchError::Redirect(status.as_u16()));
         }
-        if let Some(encoding) = body.response.headers().get(CONTENT_ENCODING) {
-            if encoding.as_bytes() != b"identity" {
-                return Err(FetchError::Encoding(
-                    String::from_utf8_lossy(encoding.as_bytes()).into(),
-                ));
-            }
+        let encoding = body.response.headers().get(CONTENT_ENCODING);
+        if let Some(encoding) = encoding.filter(|encoding| encoding.as_bytes() != b"identity") {
+            return Err(FetchError::Encoding(
+                String::from_utf8_lossy(encoding.as_bytes()).into(),
+            ));
         }
         match status {
             StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(body),

@@ -47,7 +47,7 @@ const LOADING: Duration = Duration::from_secs(600);
 pub enum Mode {
     /// As a daemon: gateway, `run/hn.sock`, background sync. Does not wait for a held lock.
     Serve,
-    /// In the process of a command: a private socket, no gateway; pulls by itself only with `follow`.
+    /// In the process of a command, without a gateway: on a private socket, or following on `run/hn.sock`.
     InProcess {
         /// Whether peers are pulled on a schedule.
         follow: bool,
@@ -361,10 +361,10 @@ impl Node {
             alias,
             gateway.clone().recipient(),
         );
-        let socket = if serving {
-            home.socket()
-        } else {
-            home.cli_socket(std::process::id())
+        let socket = match mode {
+            // Whoever follows for long is a node to other commands.
+            Mode::Serve | Mode::InProcess { follow: true } => home.socket(),
+            Mode::InProcess { follow: false } => home.cli_socket(std::process::id()),
         };
         let serve = Serve {
             state: web::Data::new(state),

@@ -40,11 +40,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .default_service(web::route().to(method_not_allowed))
     };
     config
-        .service(read("/metrics").to_get(status::metrics))
-        .service(read("/admin/status").to_get(status::status))
-        .service(read("/admin/log/entries").to_get(entries))
-        .service(read("/admin/artifact/{digest}").to_get(fetch))
-        .service(read("/admin/federation/peers").to_get(list_peers))
+        .service(read("/metrics", status::metrics))
+        .service(read("/admin/status", status::status))
+        .service(read("/admin/log/entries", entries))
+        .service(read("/admin/artifact/{digest}", fetch))
+        .service(read("/admin/federation/peers", list_peers))
         .service(post("/admin/log/publish", web::post().to(publish::publish)))
         .service(post("/admin/federation/refresh", web::post().to(refresh)))
         .service(post("/admin/federation/reload", web::post().to(reload)))

@@ -217,7 +217,7 @@ impl Gateway {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
-                .service(read("/metrics").to_get(status::metrics))
+                .service(read("/metrics", status::metrics))
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)
@@ -316,18 +316,18 @@ impl Handler<Drain> for Gateway {
 /// The routes that any node may ask.
 fn open_routes(config: &mut web::ServiceConfig) {
     config
-        .service(read("/healthz").to_get(status::healthz))
-        .service(read("/readyz").to_get(status::readyz))
-        .service(read("/.well-known/hn/presence").to_get(presence::own))
-        .service(read("/presence").to_get(presence::own))
-        .service(read("/presence/digest/{digest}").to_get(presence::by_digest))
-        .service(read("/presence/{did}").to_get(presence::of))
-        .service(read("/.well-known/did.json").to_get(presence::own_document))
-        .service(read("/1.0/identifiers/{did}").to_get(presence::resolve))
-        .service(read("/federate").to_get(federate::offers))
-        .service(read("/federate/index").to_get(federate::index))
-        .service(read("/federate/peers").to_get(federate::peers))
-        .service(read("/artifact/{digest}").to_get(artifact::get))
+        .service(read("/healthz", status::healthz))
+        .service(read("/readyz", status::readyz))
+        .service(read("/.well-known/hn/presence", presence::own))
+        .service(read("/presence", presence::own))
+        .service(read("/presence/digest/{digest}", presence::by_digest))
+        .service(read("/presence/{did}", presence::of))
+        .service(read("/.well-known/did.json", presence::own_document))
+        .service(read("/1.0/identifiers/{did}", presence::resolve))
+        .service(read("/federate", federate::offers))
+        .service(read("/federate/index", federate::index))
+        .service(read("/federate/peers", federate::peers))
+        .service(read("/artifact/{digest}", artifact::get))
         .configure(openapi::routes);
 }
 
@@ -343,24 +343,16 @@ fn socket_only(config: &mut web::ServiceConfig) {
 }
 
 /// A resource that is read: GET and HEAD; any other method is 405.
-struct Read(&'static str);
-
-fn read(path: &'static str) -> Read {
-    Read(path)
-}
-
-impl Read {
-    fn to_get<F, Args>(self, handler: F) -> actix_web::Resource
-    where
-        F: actix_web::Handler<Args> + Copy,
-        Args: actix_web::FromRequest + 'static,
-        F::Output: actix_web::Responder + 'static,
-    {
-        web::resource(self.0)
-            .route(web::get().to(handler))
-            .route(web::head().to(handler))
-            .default_service(web::route().to(method_not_allowed))
-    }
+fn read<F, Args>(path: &'static str, handler: F) -> actix_web::Resource
+where
+    F: actix_web::Handler<Args> + Copy,
+    Args: actix_web::FromRequest + 'static,
+    F::Output: actix_web::Responder + 'static,
+{
+    web::resource(path)
+        .route(web::get().to(handler))
+        .route(web::head().to(handler))
+        .default_service(web::route().to(method_not_allowed))
 }
 
 async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
