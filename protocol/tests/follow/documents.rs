@@ -280,6 +280,11 @@ fn nobody_signs_what_others_would_refuse() {
     let refused = Signed::create(&presence, &alice.identity).unwrap_err();
     assert_eq!(refused.code(), "document_too_large");
 
+    presence.relays = None;
+    presence.sequence = MAX_INTEGER + 1;
+    let refused = Signed::create(&presence, &alice.identity).unwrap_err();
+    assert_eq!(refused.code(), "malformed_document");
+
     // JCS would round the number, and the signature would be over another one.
     let mut huge = file("huge");
     huge.size = MAX_INTEGER + 1;
