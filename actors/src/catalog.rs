@@ -4,7 +4,7 @@
 //! new [`LogView`] here, and any thread reads: pages, presences, roots. Nothing unverified or not yet durable
 //! can be seen through a catalog. A request costs O(log n) in the size of the log and in the number of logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::{Bytes, BytesMut};
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::log::{History, LogState, PresenceMark};
+use hn_protocol::log::{History, Line, LogState, PresenceMark};
 use hn_protocol::merkle;
 use hn_protocol::time::Timestamp;
 use quick_cache::Weighter;
@@ -413,5 +413,86 @@ impl History for LogHistory {
     fn presence(&self, digest: &Digest) -> Option<PresenceMark> {
         let record: PresenceRecord = self.store.get(Tree::Presences, &digest.0).ok()??;
         (record.did == self.publisher).then_some(record.mark)
+    }
+}
+
+/// A log's history while it grows: the Store's, and the lines that the Store has not heard of yet.
+pub struct RecentHistory {
+    stored: LogHistory,
+    slices: BTreeMap<u64, Digest>,
+    roots: BTreeMap<u64, Digest>,
+    presences: HashMap<Digest, PresenceMark>,
+    lines: usize,
+}
+
+impl RecentHistory {
+    /// What is stored, and nothing more yet.
+    #[must_use]
+    pub fn new(stored: LogHistory) -> Self {
+        Self {
+            stored,
+            slices: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            presences: HashMap::new(),
+            lines: 0,
+        }
+    }
+
+    /// From now on `line` is known.
+    pub fn add(&mut self, line: &Line) {
+        self.lines += 1;
+        match line {
+            Line::Slice(slice) => {
+                self.slices.insert(slice.cursor, slice.digest());
+                self.roots.insert(slice.next_cursor, slice.log_root);
+            }
+            Line::Presence(presence) => {
+                self.presences
+                    .insert(presence.digest(), PresenceMark::from(presence));
+            }
+        }
+    }
+
+    /// How many lines are known beyond the Store's.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.lines
+    }
+
+    /// Whether the Store knows everything.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.lines == 0
+    }
+
+    /// The Store has heard of everything.
+    pub fn clear(&mut self) {
+        self.slices.clear();
+        self.roots.clear();
+        self.presences.clear();
+        self.lines = 0;
+    }
+}
+
+impl History for RecentHistory {
+    fn slice_at(&self, cursor: u64) -> Option<Digest> {
+        self.slices
+            .get(&cursor)
+            .copied()
+            .or_else(|| self.stored.slice_at(cursor))
+    }
+
+    fn root_at(&self, size: u64) -> Option<Digest> {
+        self.roots
+            .get(&size)
+            .copied()
+            .or_else(|| self.stored.root_at(size))
+    }
+
+    fn presence(&self, digest: &Digest) -> Option<PresenceMark> {
+        self.presences
+            .get(digest)
+            .copied()
+            .or_else(|| self.stored.presence(digest))
     }
 }

@@ -3,19 +3,18 @@
 //! Boot, restart after a panic and reindex take the same way: what the Store says of a log counts as far as it
 //! agrees with the journal's files; the rest of the journal is verified line by line, as if a peer had sent it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::log::{History, Line, LogState, PresenceMark, replay};
+use hn_protocol::log::{Line, LogState, PresenceMark, replay};
 use hn_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{
-    Catalog, LogHistory, LogView, PresenceRecord, SliceRecord, log_key, slice_key,
+    Catalog, LogView, PresenceRecord, RecentHistory, SliceRecord, log_key, slice_key,
 };
 use crate::failpoint;
 use crate::home::Home;
@@ -297,7 +296,8 @@ impl Shelf {
             None => log.journal.scan_all(),
         };
         let mut found = Replayed::default();
-        let mut recent = Recent::new(self.catalog.history(log.state.publisher, log.state.epoch));
+        let mut recent =
+            RecentHistory::new(self.catalog.history(log.state.publisher, log.state.epoch));
         let mut batch = Batch::default();
         let mut cover = from;
         let mut cut = None;
@@ -337,9 +337,9 @@ impl Shelf {
                 Line::Presence(presence) => presence.issued_at,
             });
             index_line(&mut batch, &log.place, &line, span)?;
-            recent.add(&line, &log.state);
+            recent.add(&line);
             cover = Some((span.file, span.end()));
-            if recent.lines >= REPLAY_BATCH {
+            if recent.len() >= REPLAY_BATCH {
                 self.store.apply(std::mem::take(&mut batch))?;
                 recent.clear();
             }
@@ -415,69 +415,4 @@ fn digits(at: Timestamp) -> u64 {
         .filter(char::is_ascii_digit)
         .collect();
     text.parse().unwrap_or(at.0)
-}
-
-/// A log's history while it is read back: the Store's, and the lines that it has not heard of yet.
-struct Recent {
-    stored: LogHistory,
-    slices: BTreeMap<u64, Digest>,
-    roots: BTreeMap<u64, Digest>,
-    presences: HashMap<Digest, PresenceMark>,
-    lines: usize,
-}
-
-impl Recent {
-    fn new(stored: LogHistory) -> Self {
-        Self {
-            stored,
-            slices: BTreeMap::new(),
-            roots: BTreeMap::new(),
-            presences: HashMap::new(),
-            lines: 0,
-        }
-    }
-
-    fn add(&mut self, line: &Line, state: &LogState) {
-        self.lines += 1;
-        match line {
-            Line::Slice(slice) => {
-                self.slices.insert(slice.cursor, slice.digest());
-                self.roots.insert(state.size(), slice.log_root);
-            }
-            Line::Presence(presence) => {
-                self.presences
-                    .insert(presence.digest(), PresenceMark::from(presence));
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.slices.clear();
-        self.roots.clear();
-        self.presences.clear();
-        self.lines = 0;
-    }
-}
-
-impl History for Recent {
-    fn slice_at(&self, cursor: u64) -> Option<Digest> {
-        self.slices
-            .get(&cursor)
-            .copied()
-            .or_else(|| self.stored.slice_at(cursor))
-    }
-
-    fn root_at(&self, size: u64) -> Option<Digest> {
-        self.roots
-            .get(&size)
-            .copied()
-            .or_else(|| self.stored.root_at(size))
-    }
-
-    fn presence(&self, digest: &Digest) -> Option<PresenceMark> {
-        self.presences
-            .get(digest)
-            .copied()
-            .or_else(|| self.stored.presence(digest))
-    }
 }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::artifact_mirror::MirrorReport;
-use crate::catalog::{Catalog, with_newline};
+use crate::catalog::{Catalog, RecentHistory, with_newline};
 use crate::clock::Clock;
 use crate::fetch::{Answer, Fetch, FetchError, Trust};
 use crate::index_federator::{AppendPage, Appended, FederateError};
@@ -159,6 +159,49 @@ impl PullError {
     }
 }
 
+/// The page that is being made durable, and what was made durable before it.
+#[derive(Default)]
+struct Pipeline {
+    pending: Option<Pending>,
+    entries: u64,
+    slices: u64,
+}
+
+struct Pending {
+    append: JoinHandle<Result<Appended, PullError>>,
+    entries: u64,
+    slices: u64,
+}
+
+impl Pipeline {
+    fn start(&mut self, puller: &Puller, base: LogState, page: VerifiedPage, context: PageContext) {
+        let (slices, entries) = (page.slices() as u64, page.state.size() - base.size());
+        let puller = puller.clone();
+        let append = async move { puller.hand_over(base, page, context).await };
+        self.pending = Some(Pending {
+            append: tokio::task::spawn_local(append),
+            entries,
+            slices,
+        });
+    }
+
+    /// Waits for the page that is under way.
+    async fn drain(&mut self) -> Result<Appended, PullError> {
+        let Some(pending) = self.pending.take() else {
+            return Ok(Appended::Taken);
+        };
+        let appended = pending
+            .append
+            .await
+            .map_err(|error| PullError::Local(FederateError::Failed(error.to_string())))??;
+        if appended == Appended::Taken {
+            self.entries += pending.entries;
+            self.slices += pending.slices;
+        }
+        Ok(appended)
+    }
+}
+
 #[derive(Default)]
 struct Pulled {
     entries: u64,
@@ -280,6 +323,8 @@ impl Puller {
         Ok(())
     }
 
+    /// Follows one log to its head. Three things run beside each other: the next page comes over the wire, this
+    /// one is judged, the one before becomes durable.
     async fn pull_log(
         &self,
         base: &Url,
@@ -288,35 +333,58 @@ impl Puller {
         source: Source,
     ) -> Result<Pulled, PullError> {
         let mut pulled = Pulled::default();
+        for _ in 0..MAX_OVERTAKEN {
+            let mut pipeline = Pipeline::default();
+            let outcome = self
+                .pull_pages(base, trust, publisher, source, &mut pipeline)
+                .await;
+            // What was judged before a page was refused is kept all the same.
+            let last = pipeline.drain().await;
+            pulled.entries += pipeline.entries;
+            pulled.slices += pipeline.slices;
+            if outcome? == Appended::Taken && last? == Appended::Taken {
+                return Ok(pulled);
+            }
+        }
+        // Others append faster than we do: what they append was verified as well.
+        Ok(pulled)
+    }
+
+    async fn pull_pages(
+        &self,
+        base: &Url,
+        trust: Trust,
+        publisher: Did,
+        source: Source,
+        pipeline: &mut Pipeline,
+    ) -> Result<Appended, PullError> {
+        let view = self.catalog.log(&publisher);
+        let mut etag = view
+            .as_ref()
+            .map(|view| format!("\"{}\"", Digest::of(&with_newline(&view.presence))));
+        let mut state =
+            view.map_or_else(|| LogState::empty(publisher, 0), |view| view.state.clone());
+        let mut history = RecentHistory::new(self.catalog.history(publisher, state.epoch));
         let mut ahead: Option<(u64, JoinHandle<Result<Answer, FetchError>>)> = None;
-        let mut overtaken = 0;
         loop {
-            let view = self.catalog.log(&publisher);
-            let state = view
-                .as_ref()
-                .map_or_else(|| LogState::empty(publisher, 0), |view| view.state.clone());
             let cursor = state.size();
-            let etag = view
-                .as_ref()
-                .map(|view| format!("\"{}\"", Digest::of(&with_newline(&view.presence))));
             let answer = match ahead.take() {
                 Some((at, fetching)) if at == cursor => fetching
                     .await
                     .map_err(|_| FetchError::Connect("the request was given up".into()))??,
                 _ => {
-                    self.page(base, trust, publisher, cursor, etag.as_deref())
+                    self.page(base, trust, publisher, cursor, etag.take().as_deref())
                         .await?
                 }
             };
-            let now = self.clock.now();
             let context = PageContext {
-                now,
+                now: self.clock.now(),
                 source,
                 reaches_head: answer.next.is_none(),
             };
             if answer.status == StatusCode::NOT_MODIFIED {
                 self.unchanged(&state, context).await?;
-                return Ok(pulled);
+                return Ok(Appended::Taken);
             }
             if let Some(next) = answer
                 .next
@@ -328,23 +396,21 @@ impl Puller {
                 let fetching = async move { this.page(&base, trust, publisher, next, None).await };
                 ahead = Some((next, tokio::task::spawn_local(fetching)));
             }
-            let page = self.judge(state.clone(), answer.body, context).await?;
-            let (slices, entries) = (page.slices() as u64, page.state.size() - cursor);
-            let progress = page.state.size() > cursor;
-            match self.hand_over(state, page, context).await? {
-                Appended::Taken => {
-                    pulled.slices += slices;
-                    pulled.entries += entries;
-                }
-                Appended::Overtaken if overtaken < MAX_OVERTAKEN => {
-                    overtaken += 1;
-                    continue;
-                }
-                // Others append faster than we do: what they append was verified as well.
-                Appended::Overtaken => return Ok(pulled),
+            let (page, recent) = self
+                .judge(state.clone(), answer.body, context, history)
+                .await?;
+            history = recent;
+            if pipeline.drain().await? == Appended::Overtaken {
+                return Ok(Appended::Overtaken);
             }
+            // The Store knows the page before by now; this one it learns of while the next is judged.
+            history.clear();
+            page.lines.iter().for_each(|line| history.add(line));
+            let (base_state, progress) = (state, page.state.size() > cursor);
+            state = page.state.clone();
+            pipeline.start(self, base_state, page, context);
             if context.reaches_head {
-                return Ok(pulled);
+                return Ok(Appended::Taken);
             }
             if !progress {
                 return Err(PullError::Answer(
@@ -378,13 +444,11 @@ impl Puller {
         state: LogState,
         body: Bytes,
         context: PageContext,
-    ) -> Result<VerifiedPage, PullError> {
-        let history = self.catalog.history(state.publisher, state.epoch);
-        let judged =
-            tokio::task::spawn_blocking(move || state.follow(&lines(&body), context, &history))
-                .await;
-        match judged {
-            Ok(page) => Ok(page?),
+        history: RecentHistory,
+    ) -> Result<(VerifiedPage, RecentHistory), PullError> {
+        let judging = move || (state.follow(&lines(&body), context, &history), history);
+        match tokio::task::spawn_blocking(judging).await {
+            Ok((page, history)) => Ok((page?, history)),
             Err(error) => Err(PullError::Local(FederateError::Failed(error.to_string()))),
         }
     }
