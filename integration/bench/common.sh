@@ -4,6 +4,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 work=${BENCH_DIR:-$root/target/bench}
 mkdir -p "$work"
+# One bench at a time: they would measure each other.
+exec 9>"$work/lock"
+flock 9
 export HN_FEDERATION__INTERVAL_S=3600
 pids=()
 
@@ -34,7 +37,7 @@ serve() { # serve HOME: starts a node; sets $pid, $base, $did, $ready_ms
   local home=$1 pipe=$work/tmp/ready.$RANDOM line from
   mkfifo "$pipe"
   from=$(now_us)
-  "$HN_BIN" --home "$home" mcp serve --listen 127.0.0.1:0 >"$pipe" 2>>"$work/tmp/stderr" &
+  "$HN_BIN" --home "$home" mcp serve --listen 127.0.0.1:0 >"$pipe" 2>>"$work/tmp/stderr" 9>&- &
   pid=$!
   pids+=("$pid")
   # The descriptor stays open, so that the node's stdout never breaks.
@@ -47,8 +50,17 @@ serve() { # serve HOME: starts a node; sets $pid, $base, $did, $ready_ms
   did=$(jq -r .did <<<"$line")
 }
 
-end() { kill "$1" 2>/dev/null || true; wait "$1" 2>/dev/null || true; }
-end9() { kill -9 "$1" 2>/dev/null || true; wait "$1" 2>/dev/null || true; }
+end() { stop TERM "$1"; }
+end9() { stop KILL "$1"; }
+# Ends a process of ours once: afterwards its pid may be somebody else's.
+stop() {
+  local at
+  for at in "${!pids[@]}"; do
+    [ "${pids[$at]}" = "$2" ] || continue
+    unset "pids[$at]"
+    kill "-$1" "$2" && wait "$2" || true
+  done
+}
 
 calc() { awk "BEGIN { printf \"%.2f\", $1 }"; }
 rss_mib() { calc "$(awk "/^$2:/ {print \$2}" "/proc/$1/status") / 1024"; }

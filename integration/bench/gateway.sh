@@ -14,7 +14,7 @@ measure() { wrk -t1 -c32 -d2s "$1" >/dev/null; wrk -t1 -c32 "-d${seconds}s" "$1"
 compare() { # compare NAME URL TARGET-RATIO TARGET-RATE
   local name=$1 url=$2 bare_pid address ours bare ratio
   curl -sSf "$url" >"$work/tmp/page"
-  "$tools/bare_gateway" $workers "$work/tmp/page" >"$work/tmp/bare" &
+  "$tools/bare_gateway" $workers "$work/tmp/page" >"$work/tmp/bare" 9>&- &
   bare_pid=$!
   pids+=("$bare_pid")
   until grep -q READY "$work/tmp/bare"; do :; done
@@ -22,7 +22,7 @@ compare() { # compare NAME URL TARGET-RATIO TARGET-RATE
   # Alternating, so that neither has the quieter machine.
   bare=$(measure "http://$address/") ours=$(measure "$url")
   bare=$(calc "($bare + $(measure "http://$address/")) / 2") ours=$(calc "($ours + $(measure "$url")) / 2")
-  end9 "$bare_pid"
+  end "$bare_pid"
   ratio=$(calc "100 * $ours / $bare")
   row "$name ($(stat -c %s "$work/tmp/page") bytes)" "$ours" "bare: $bare" ""
   row "  % of bare" "$ratio" ">= $3" "$(verdict "$ratio" '>=' "$3")"
