@@ -15,7 +15,7 @@ use hn_actors::clock::{Clock, ClockError};
 use hn_actors::failpoint::{self, FailpointError};
 use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
 use hn_actors::fetch::Fetch;
-use hn_actors::gateway::{Drain, Gateway, GatewayState, Links, Serve};
+use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
 use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
 use hn_actors::keyring::{Keyring, KeyringError, Passphrase};
@@ -348,19 +348,20 @@ impl Node {
             reload_roster: sync.clone().recipient(),
             fetch_artifact: mirror.recipient(),
         };
-        let state = GatewayState::new(
+        let state = GatewayState {
             catalog,
             artifacts,
-            store.clone(),
+            store: store.clone(),
             links,
-            registry.clone(),
+            registry: registry.clone(),
             metrics,
             clock,
-            home.clone(),
+            home: home.clone(),
             profile,
             alias,
-            gateway.clone().recipient(),
-        );
+            listeners: gateway.clone().recipient(),
+            admission: Admission::default(),
+        };
         let socket = match mode {
             // Whoever follows for long is a node to other commands.
             Mode::Serve | Mode::InProcess { follow: true } => home.socket(),

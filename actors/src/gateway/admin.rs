@@ -103,7 +103,7 @@ async fn list_peers(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
-    Ok(HttpResponse::Ok().json(state.links.list_peers.send(ListPeers).await?))
+    Ok(HttpResponse::Ok().json(state.ask(&state.links.list_peers, ListPeers).await?))
 }
 
 #[derive(Default, Deserialize)]
@@ -147,7 +147,7 @@ async fn put_peer(
     let known = known_peer(&state, &did).await?;
     // An alias names one peer.
     if let Some(alias) = &asked.alias {
-        let roster = state.links.list_peers.send(ListPeers).await?;
+        let roster = state.ask(&state.links.list_peers, ListPeers).await?;
         if roster
             .peers
             .iter()
@@ -175,12 +175,12 @@ async fn put_peer(
             .unwrap_or_default(),
         alias: asked.alias.or_else(|| known.and_then(|peer| peer.alias)),
     };
-    let view = state.links.put_peer.send(PutPeer { peer }).await??;
+    let view = state.ask(&state.links.put_peer, PutPeer { peer }).await??;
     Ok(HttpResponse::Ok().json(json!({ "peer": view })))
 }
 
 async fn known_peer(state: &GatewayState, did: &Did) -> Result<Option<PeerView>, Problem> {
-    let roster = state.links.list_peers.send(ListPeers).await?;
+    let roster = state.ask(&state.links.list_peers, ListPeers).await?;
     Ok(roster.peers.into_iter().find(|peer| peer.did == *did))
 }
 
@@ -191,7 +191,9 @@ async fn remove_peer(
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
     let did = parse_did(&did)?;
-    state.links.remove_peer.send(RemovePeer { did }).await??;
+    state
+        .ask(&state.links.remove_peer, RemovePeer { did })
+        .await??;
     Ok(HttpResponse::Ok().json(json!({ "removed": true })))
 }
 
@@ -213,7 +215,7 @@ async fn refresh(
         peer: asked.did,
         mirror: asked.mirror,
     };
-    let peers = state.links.refresh.send(refresh).await??;
+    let peers = state.ask(&state.links.refresh, refresh).await??;
     Ok(HttpResponse::Ok().json(json!({ "peers": peers })))
 }
 
@@ -222,7 +224,7 @@ async fn reload(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
-    state.links.reload_roster.send(ReloadRoster).await?;
+    state.ask(&state.links.reload_roster, ReloadRoster).await?;
     list_peers(request, state).await
 }
 
@@ -231,7 +233,7 @@ async fn reindex(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
-    let mut found = state.links.reindex.send(Reindex).await??;
+    let mut found = state.ask(&state.links.reindex, Reindex).await??;
     let shelf = state.artifacts.clone();
     found.artifacts = super::blocking(move || Ok(shelf.reindex()?)).await?;
     Ok(HttpResponse::Ok().json(found))
@@ -330,7 +332,7 @@ async fn fetch(
     if let Some((file, _)) = super::blocking(move || Ok(shelf.open(&digest)?)).await? {
         return artifact::send(&request, &digest, file);
     }
-    let roster = state.links.list_peers.send(ListPeers).await?;
+    let roster = state.ask(&state.links.list_peers, ListPeers).await?;
     let known = |did: &Did| {
         roster.peers.iter().any(|peer| peer.did == *did) || state.catalog.log(did).is_some()
     };
@@ -348,9 +350,10 @@ async fn fetch(
         .filter_map(|peer| Some((peer.url?, Trust::Operator)))
         .collect();
     let staged = state
-        .links
-        .fetch_artifact
-        .send(FetchArtifact { digest, sources })
+        .ask(
+            &state.links.fetch_artifact,
+            FetchArtifact { digest, sources },
+        )
         .await??;
     let file = super::blocking(move || Ok(std::fs::File::open(staged.path())?)).await?;
     artifact::send(&request, &digest, file)

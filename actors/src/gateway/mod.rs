@@ -57,8 +57,12 @@ const BLOCKING_THREADS: usize = 8;
 const SOCKET_CONNECTIONS: usize = 256;
 /// Scrapers at the same time.
 const METRICS_CONNECTIONS: usize = 16;
+/// Threads on which the admin side stages publications and reads disks.
+const SOCKET_BLOCKING_THREADS: usize = 32;
+/// Messages to actors that wait for their reply, so that no mailbox is ever waited for.
+const MESSAGES: usize = 64;
 /// Publications streamed at the same time; the next is told 503.
-const PUBLICATIONS: usize = 16;
+const PUBLICATIONS: usize = 64;
 
 /// To whom the gateway may send what.
 #[derive(Clone)]
@@ -107,44 +111,38 @@ pub struct GatewayState {
     pub alias: String,
     /// The gateway itself, asked for its addresses.
     pub listeners: Recipient<GetListeners>,
+    /// How much is under way.
+    pub admission: Admission,
+}
+
+/// Bounds what the gateway has under way with the actors: beyond it a caller is told 503, not kept waiting.
+pub struct Admission {
+    messages: Semaphore,
     publications: Arc<Semaphore>,
 }
 
-impl GatewayState {
-    /// Everything at once: named fields keep the wiring readable.
-    #[must_use]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "wiring: called once, in the node's start"
-    )]
-    pub fn new(
-        catalog: Catalog,
-        artifacts: ArtifactShelf,
-        store: Store,
-        links: Links,
-        registry: Registry,
-        metrics: Metrics,
-        clock: Clock,
-        home: Home,
-        profile: Profile,
-        alias: String,
-        listeners: Recipient<GetListeners>,
-    ) -> Self {
-        let publications = Arc::new(Semaphore::new(PUBLICATIONS));
+impl Default for Admission {
+    fn default() -> Self {
         Self {
-            catalog,
-            artifacts,
-            store,
-            links,
-            registry,
-            metrics,
-            clock,
-            home,
-            profile,
-            alias,
-            listeners,
-            publications,
+            messages: Semaphore::new(MESSAGES),
+            publications: Arc::new(Semaphore::new(PUBLICATIONS)),
         }
+    }
+}
+
+impl GatewayState {
+    /// Sends `message` and waits for its reply. Errors: too much is under way, or the actor is being restarted.
+    async fn ask<M>(&self, actor: &Recipient<M>, message: M) -> Result<M::Result, Problem>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let _permit = self
+            .admission
+            .messages
+            .try_acquire()
+            .map_err(|_| Problem::new("busy", "too many requests are under way"))?;
+        Ok(actor.send(message).await?)
     }
 }
 
@@ -253,7 +251,7 @@ impl Handler<Serve> for Gateway {
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)
-        .worker_max_blocking_threads(BLOCKING_THREADS)
+        .worker_max_blocking_threads(SOCKET_BLOCKING_THREADS)
         .max_connections(SOCKET_CONNECTIONS)
         .client_request_timeout(HEADER_TIME)
         .disable_signals()

@@ -56,7 +56,7 @@ pub async fn publish(
             "send application/x-tar",
         ));
     }
-    let permit = Arc::clone(&state.publications)
+    let permit = Arc::clone(&state.admission.publications)
         .try_acquire_owned()
         .map_err(|_| Problem::new("busy", "other publications are being streamed"))?;
     let (sender, receiver) = mpsc::channel(CHUNKS);

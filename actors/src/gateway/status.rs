@@ -48,13 +48,16 @@ pub async fn status(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
-    let listeners = state.listeners.send(GetListeners).await.unwrap_or_default();
-    let roster = state.links.list_peers.send(ListPeers).await;
+    let listeners = state
+        .ask(&state.listeners, GetListeners)
+        .await
+        .unwrap_or_default();
+    let roster = state.ask(&state.links.list_peers, ListPeers).await;
     let roster = roster.unwrap_or_else(|_| RosterView {
         peers: Vec::new(),
         roster_error: None,
     });
-    let log = match state.links.own_log.send(GetOwnLog).await {
+    let log = match state.ask(&state.links.own_log, GetOwnLog).await {
         Ok(log) => log,
         Err(_) => own_log_as_shown(&state),
     };
