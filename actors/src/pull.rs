@@ -208,6 +208,31 @@ struct Pulled {
     slices: u64,
 }
 
+/// How many bytes a log may still grow by.
+struct Budget {
+    left: u64,
+    /// A page was left out because of it.
+    exceeded: bool,
+}
+
+impl Budget {
+    const fn unlimited() -> Self {
+        Self {
+            left: u64::MAX,
+            exceeded: false,
+        }
+    }
+
+    /// Whether a verified page is within what is left, and takes it off.
+    fn takes(&mut self, page: &VerifiedPage) -> bool {
+        let cost = page.lines.iter().map(|line| line.bytes().len() as u64 + 1);
+        let left = self.left.checked_sub(cost.sum());
+        self.exceeded = left.is_none();
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+}
+
 /// Performs pulls. Cloned for each.
 #[derive(Clone)]
 pub struct Puller {
@@ -276,7 +301,13 @@ impl Puller {
             self.check_presence(url, &peer.did).await?;
         }
         let pulled = self
-            .pull_log(&base, trust, peer.did, Source::Publisher)
+            .pull_log(
+                &base,
+                trust,
+                peer.did,
+                Source::Publisher,
+                &mut Budget::unlimited(),
+            )
             .await?;
         report.entries += pulled.entries;
         report.slices += pulled.slices;
@@ -331,12 +362,13 @@ impl Puller {
         trust: Trust,
         publisher: Did,
         source: Source,
+        budget: &mut Budget,
     ) -> Result<Pulled, PullError> {
         let mut pulled = Pulled::default();
         for _ in 0..MAX_OVERTAKEN {
             let mut pipeline = Pipeline::default();
             let outcome = self
-                .pull_pages(base, trust, publisher, source, &mut pipeline)
+                .pull_pages(base, trust, publisher, source, &mut pipeline, budget)
                 .await;
             // What was judged before a page was refused is kept all the same.
             let last = pipeline.drain().await;
@@ -357,6 +389,7 @@ impl Puller {
         publisher: Did,
         source: Source,
         pipeline: &mut Pipeline,
+        budget: &mut Budget,
     ) -> Result<Appended, PullError> {
         let view = self.catalog.log(&publisher);
         let mut etag = view
@@ -400,6 +433,9 @@ impl Puller {
                 .judge(state.clone(), answer.body, context, history)
                 .await?;
             history = recent;
+            if !budget.takes(&page) {
+                return pipeline.drain().await;
+            }
             if pipeline.drain().await? == Appended::Overtaken {
                 return Ok(Appended::Overtaken);
             }
@@ -505,7 +541,7 @@ impl Puller {
         };
         let held: HeldLogs =
             canonical::from_slice(&answer.body).map_err(|e| PullError::Answer(e.to_string()))?;
-        let mut bytes = 0;
+        let (mut others, mut bytes) = (0, 0);
         let mut first_error = None;
         for head in held.peers {
             if head.did == peer.did || head.did == self.catalog.own() || head.epoch != 0 {
@@ -514,17 +550,17 @@ impl Puller {
             let view = self.catalog.log(&head.did);
             // Logs of the roster count against no cap: they are followed for their own sake.
             let for_others = !listed.contains(&head.did);
-            bytes += view
-                .as_ref()
-                .filter(|_| for_others)
-                .map_or(0, |view| view.bytes);
-            if for_others
-                && (report.held.len() >= self.limits.max_held_logs
-                    || bytes >= self.limits.max_held_bytes)
-            {
-                report.left_out.push(head.did);
-                continue;
+            let mut budget = Budget::unlimited();
+            if for_others {
+                bytes += view.as_ref().map_or(0, |view| view.bytes);
+                budget.left = self.limits.max_held_bytes.saturating_sub(bytes);
+                if others >= self.limits.max_held_logs || budget.left == 0 {
+                    report.left_out.push(head.did);
+                    continue;
+                }
+                others += 1;
             }
+            let before = budget.left;
             let known = view.as_ref().is_some_and(|view| {
                 head.log_size <= view.state.size()
                     && (head.presence == view.state.presence.map(|p| p.digest)
@@ -533,8 +569,15 @@ impl Puller {
             let outcome = if known {
                 Ok(Pulled::default())
             } else {
-                self.pull_log(base, trust, head.did, Source::Holder).await
+                self.pull_log(base, trust, head.did, Source::Holder, &mut budget)
+                    .await
             };
+            if for_others {
+                bytes += before - budget.left;
+            }
+            if budget.exceeded {
+                report.left_out.push(head.did);
+            }
             let mut error = None;
             match outcome {
                 Ok(pulled) => {

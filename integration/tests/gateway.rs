@@ -1,11 +1,16 @@
 //! The HTTP contract of `spec/http.md`, over real sockets.
 
+use std::time::Duration;
+
 use hn_integration::cluster::Node;
 use hn_integration::log::split;
 use hn_protocol::did::SecretSeed;
 use hn_protocol::digest::Digest;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
+
+/// Within which a head has to be there (design 13: 10 s), with room for the machine.
+const HEAD: Duration = Duration::from_secs(20);
 
 const FIVE: [(&str, &[u8]); 5] = [
     ("0", b"zero"),
@@ -463,4 +468,67 @@ async fn failpoints_are_there_only_where_the_environment_asked_for_them() {
         .admin(Method::POST, "/admin/failpoints")
         .json(&serde_json::json!({"actor.store": "panic"}));
     problem(answer.send().await.unwrap(), 404).await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_to_wait() {
+    let mut bob = Node::new("bob").with("HN_GATEWAY__RATE_LIMIT", "2");
+    bob.start().await;
+    let mut refused = None;
+    for _ in 0..40 {
+        let answer = bob.get("/healthz").await;
+        if answer.status() != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("40 requests at once are too many at 2 a second");
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(problem(refused, 429).await["code"], "rate_limited");
+    bob.status().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_head_is_cut_off() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bob = Node::started("bob").await;
+    let mut stream = tokio::net::TcpStream::connect(bob.address()).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: ")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(HEAD, stream.read_to_end(&mut answer)).await;
+    ended.expect("the connection is ended in time").unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+        "{answer}"
+    );
+    assert_eq!(bob.get("/healthz").await.status(), 200);
+}
+
+#[tokio::test]
+async fn metrics_have_an_address_of_their_own_where_one_is_set() {
+    let mut bob = Node::new("bob").with("HN_METRICS__LISTEN", "127.0.0.1:0");
+    bob.start().await;
+    let listen = bob.status().await["node"]["metrics_listen"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let answer = bob
+        .http()
+        .get(format!("http://{listen}/metrics"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().await.unwrap().contains("hn_"));
+    let other = bob
+        .http()
+        .get(format!("http://{listen}/admin/status"))
+        .send()
+        .await
+        .unwrap();
+    assert_ne!(other.status(), 200, "and nothing else is there");
 }

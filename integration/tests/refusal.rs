@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hn_integration::cluster::Node;
 use hn_integration::converge::{SOON, eventually};
-use hn_integration::hostile::{Eve, LARGE, Lie, Manner};
+use hn_integration::hostile::{Author, Eve, LARGE, Lie, Manner};
 use hn_integration::log::Walk;
 use serde_json::Value;
 
@@ -382,4 +382,156 @@ async fn a_node_that_is_not_who_it_is_said_to_be_is_refused() {
         alice.walk(claimed).await.is_err(),
         "bob's log is not taken for mallory's"
     );
+}
+
+/// A publisher who serves nothing herself, with so many slices.
+fn absent_author(slices: usize) -> Author {
+    let mut author = Author::new("http://127.0.0.1:1");
+    (0..slices).for_each(|_| author.publish());
+    author
+}
+
+/// ```text
+///   bob (gone) ◄──held by── eve, who forges bob's log ◄──follows── alice
+/// ```
+#[tokio::test]
+async fn a_holder_who_forges_the_log_of_another_is_refused_and_his_log_stays() {
+    let (alice, eve) = (Node::started("alice").await, Eve::honest().await);
+    let mut bob = absent_author(2);
+    eve.hold(&bob, None);
+    let did = eve.did().to_string();
+    alice
+        .ok(&["mcp", "federate", "add", &did, eve.base_url()])
+        .await;
+    alice.peer_becomes(eve.did(), "healthy", SOON).await;
+    let accepted = alice.log(bob.did()).await;
+    assert_eq!(accepted.size, bob.state.size(), "eve held it honestly");
+    for lie in [
+        Lie::WrongSignature,
+        Lie::SignatureOfAnother,
+        Lie::SliceOfAnother,
+        Lie::RewrittenSlice,
+        Lie::AlteredLogRoot,
+        Lie::Path("../x"),
+    ] {
+        let (code, _) = lie.refused_as();
+        eve.hold(&bob, Some(lie));
+        let refresh = alice.cli(&["mcp", "federate", "refresh", &did]).await;
+        assert_eq!(refresh.status, Some(1), "{lie:?}: {}", refresh.stdout);
+        let report = &refresh.json["peers"][0];
+        assert_eq!(report["state"], "stale", "{lie:?}: {report}");
+        let held = &report["held"][0];
+        assert_eq!(held["did"], bob.did().to_string(), "{lie:?}: {report}");
+        assert!(
+            held["error"].to_string().contains(code),
+            "{lie:?}: {report}"
+        );
+        let now = alice.log(bob.did()).await;
+        assert_eq!(now.lines, accepted.lines, "{lie:?}: bob's log stays");
+        assert_eq!(
+            alice.log(eve.did()).await.size,
+            eve.size(),
+            "{lie:?}: eve's own log was honest"
+        );
+    }
+    bob.publish();
+    eve.hold(&bob, None);
+    alice.ok(&["mcp", "federate", "refresh", &did]).await;
+    alice.peer_becomes(eve.did(), "healthy", SOON).await;
+    assert_eq!(alice.log(bob.did()).await.size, bob.state.size());
+}
+
+/// ```text
+///   bob (gone) ◄──held by── eve, whose copy is old ◄──follows── alice
+/// ```
+#[tokio::test]
+async fn a_holder_who_lags_is_no_liar_and_takes_nothing_back() {
+    let (alice, eve) = (Node::started("alice").await, Eve::honest().await);
+    let old = absent_author(2);
+    let mut bob = old.clone();
+    bob.publish();
+    eve.hold(&bob, None);
+    let did = eve.did().to_string();
+    alice
+        .ok(&["mcp", "federate", "add", &did, eve.base_url()])
+        .await;
+    alice.peer_becomes(eve.did(), "healthy", SOON).await;
+    let accepted = alice.log(bob.did()).await;
+    assert_eq!(accepted.size, bob.state.size());
+    eve.hold(&old, None);
+    alice.ok(&["mcp", "federate", "refresh", &did]).await;
+    assert_eq!(
+        alice.log(bob.did()).await.lines,
+        accepted.lines,
+        "the newer copy stays"
+    );
+}
+
+/// ```text
+///   bob, carol, dave ◄──held by── eve ◄──follows── alice, who takes little
+/// ```
+#[tokio::test]
+async fn a_peer_cannot_fill_the_disk_with_the_logs_of_others() {
+    let eve = Eve::honest().await;
+    let did = eve.did().to_string();
+    let others: Vec<Author> = (0..3).map(|_| absent_author(30)).collect();
+    others.iter().for_each(|other| eve.hold(other, None));
+    let sizes = async |alice: &Node| {
+        alice
+            .ok(&["mcp", "federate", "add", &did, eve.base_url()])
+            .await;
+        let report = alice.ok(&["mcp", "federate", "refresh", &did]).await["peers"][0].clone();
+        let mut sizes = Vec::new();
+        for other in &others {
+            sizes.push(alice.walk(other.did()).await.map_or(0, |walk| walk.size));
+        }
+        (report["left_out"].as_array().map_or(0, Vec::len), sizes)
+    };
+
+    let mut alice = Node::new("alice").with("HN_FEDERATION__MAX_HELD_LOGS", "1");
+    alice.start().await;
+    let (left_out, kept) = sizes(&alice).await;
+    let whole = others[0].state.size();
+    assert_eq!(
+        kept.iter().filter(|size| **size == whole).count(),
+        1,
+        "{kept:?}"
+    );
+    assert_eq!(
+        kept.iter().filter(|size| **size == 0).count(),
+        2,
+        "{kept:?}"
+    );
+    assert_eq!(left_out, 2, "it says what was left out");
+
+    let cap = 40_000;
+    let mut alice = Node::new("alice")
+        .with("HN_FEDERATION__MAX_HELD_BYTES", &cap.to_string())
+        .with("HN_FEDERATION__PAGE_SLICES", "1");
+    alice.start().await;
+    let (left_out, kept) = sizes(&alice).await;
+    assert!(left_out > 0, "it says what was left out");
+    assert!(
+        kept.iter().sum::<u64>() > 0,
+        "something within the cap is kept: {kept:?}"
+    );
+    let bytes: u64 = others
+        .iter()
+        .map(|other| journal_bytes(&alice, other))
+        .sum();
+    assert!(
+        bytes <= cap,
+        "{bytes} bytes of others are kept where {cap} may be"
+    );
+}
+
+/// Bytes of the journals that a node keeps of somebody's log.
+fn journal_bytes(node: &Node, publisher: &Author) -> u64 {
+    let folder = node
+        .home()
+        .join("cache/federation")
+        .join(publisher.did().to_string());
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = files.filter(|file| file.path().is_file());
+    files.map(|file| file.metadata().unwrap().len()).sum()
 }

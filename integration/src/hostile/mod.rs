@@ -3,6 +3,7 @@
 mod author;
 mod lie;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -13,10 +14,12 @@ use flate2::write::GzEncoder;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use reqwest::Url;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::log::now;
 pub use author::Author;
 pub use lie::Lie;
 
@@ -103,6 +106,8 @@ pub struct Eve {
 struct Stage {
     did: Did,
     pages: author::Pages,
+    /// What she holds of others, with the size that she claims of each.
+    held: BTreeMap<Did, (u64, author::Pages)>,
     manner: Manner,
     requests: Vec<String>,
     sent: usize,
@@ -119,6 +124,7 @@ impl Eve {
         let stage = Arc::new(Mutex::new(Stage {
             did: author.did(),
             pages: author.pages.clone(),
+            held: BTreeMap::new(),
             manner: Manner::Plain,
             requests: Vec::new(),
             sent: 0,
@@ -157,6 +163,13 @@ impl Eve {
         self.stage().manner = manner;
     }
 
+    /// Says that she holds the log of `other`, and serves it, with a lie on top or as it is.
+    pub fn hold(&self, other: &Author, lie: Option<Lie>) {
+        let pages = lie.map_or_else(|| other.pages.clone(), |lie| lie.told_by(other));
+        let claimed = other.state.size() + if lie.is_some() { 2 } else { 0 };
+        self.stage().held.insert(other.did(), (claimed, pages));
+    }
+
     /// Serves other bytes for every artifact: as many, or none but an error.
     pub fn spoil_artifacts(&self) {
         for content in self.stage().pages.artifacts.values_mut() {
@@ -189,6 +202,26 @@ impl Eve {
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().expect("nobody panicked on stage")
+    }
+}
+
+impl Stage {
+    fn log(&self, publisher: Did) -> Option<&author::Pages> {
+        if publisher == self.did {
+            return Some(&self.pages);
+        }
+        self.held.get(&publisher).map(|(_, pages)| pages)
+    }
+
+    /// `GET /federate/peers`, as far as she holds logs of others. What she says of roots is not believed anyway.
+    fn heads(&self) -> Value {
+        let heads = self.held.iter().map(|(did, (size, pages))| {
+            let presence = pages.current.as_ref().map(|line| author::object(line)["id"].clone());
+            let presence = presence.and_then(|id| Some(id.as_str()?.strip_prefix("presence:")?.to_owned()));
+            json!({"did": did, "epoch": 0, "log_size": size, "log_root": Digest::of(b""), "head": null,
+                "presence": presence, "last_seen": now(), "forked": false})
+        });
+        json!({ "peers": heads.collect::<Vec<_>>() })
     }
 }
 
@@ -295,12 +328,22 @@ fn plain(target: &str, head: &str, stage: &Stage) -> Vec<u8> {
     };
     let path = url.path();
     if path == "/federate/index" {
-        if query("publisher").is_some_and(|wanted| wanted != stage.did.to_string()) {
+        let publisher = query("publisher").map_or(Some(stage.did), |wanted| wanted.parse().ok());
+        let Some((publisher, pages)) = publisher.and_then(|did| Some((did, stage.log(did)?)))
+        else {
             return not_found();
-        }
+        };
         let cursor = query("cursor").and_then(|c| c.parse().ok()).unwrap_or(0);
         let limit = query("limit").and_then(|l| l.parse().ok()).unwrap_or(16);
-        return index(cursor, limit, head, stage);
+        return index(publisher, pages, (cursor, limit), head);
+    }
+    if path == "/federate/peers" && !stage.held.is_empty() {
+        return answer(
+            "200 OK",
+            "application/json",
+            "",
+            stage.heads().to_string().as_bytes(),
+        );
     }
     if path.starts_with("/presence") || path == "/.well-known/hn/presence" {
         return match &stage.pages.current {
@@ -317,8 +360,13 @@ fn plain(target: &str, head: &str, stage: &Stage) -> Vec<u8> {
     }
 }
 
-fn index(cursor: u64, limit: usize, head: &str, stage: &Stage) -> Vec<u8> {
-    let (lines, reaches_head) = stage.pages.page(cursor, limit);
+fn index(
+    publisher: Did,
+    pages: &author::Pages,
+    (cursor, limit): (u64, usize),
+    head: &str,
+) -> Vec<u8> {
+    let (lines, reaches_head) = pages.page(cursor, limit);
     let body: Vec<u8> = lines
         .iter()
         .flat_map(|line| line.iter().copied().chain([b'\n']))
@@ -335,8 +383,7 @@ fn index(cursor: u64, limit: usize, head: &str, stage: &Stage) -> Vec<u8> {
             b"",
         );
     }
-    let next = match stage
-        .pages
+    let next = match pages
         .slices
         .iter()
         .filter(|slice| slice.next > cursor)
@@ -345,7 +392,7 @@ fn index(cursor: u64, limit: usize, head: &str, stage: &Stage) -> Vec<u8> {
         Some(slice) if !reaches_head => {
             format!(
                 "Link: <?publisher={}&cursor={}&limit={limit}>; rel=\"next\"\r\n",
-                stage.did, slice.cursor
+                publisher, slice.cursor
             )
         }
         _ => String::new(),
