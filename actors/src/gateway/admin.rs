@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::problem::Problem;
-use super::{GatewayState, artifact, method_not_allowed, parse_did, publish, read, status};
+use super::{GatewayState, artifact, other_methods, parse_did, publish, read, status};
 use crate::artifact_mirror::FetchArtifact;
 use crate::catalog::ReadError;
 use crate::failpoint;
@@ -37,7 +37,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     let post = |path: &str, route: actix_web::Route| {
         web::resource(path.to_owned())
             .route(route)
-            .default_service(web::route().to(method_not_allowed))
+            .default_service(other_methods("POST"))
     };
     config
         .service(read("/metrics", status::metrics))
@@ -54,7 +54,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             web::resource("/admin/federation/peers/{did}")
                 .route(web::put().to(put_peer))
                 .route(web::delete().to(remove_peer))
-                .default_service(web::route().to(method_not_allowed)),
+                .default_service(other_methods("PUT, DELETE")),
         );
 }
 

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, MessageResult, Recipient, Supervised};
 use actix_web::dev::{Extensions, Server, ServerHandle};
-use actix_web::http::header::IF_NONE_MATCH;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, middleware, web};
+use actix_web::http::header::{ALLOW, HeaderValue, IF_NONE_MATCH};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, middleware, web};
 use hn_protocol::did::Did;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -350,14 +350,22 @@ where
     web::resource(path)
         .route(web::get().to(handler))
         .route(web::head().to(handler))
-        .default_service(web::route().to(method_not_allowed))
+        .default_service(other_methods("GET, HEAD"))
 }
 
-async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    Err(Problem::new(
-        "method_not_allowed",
-        format!("{} {}", request.method(), request.path()),
-    ))
+/// Answers 405 to every method but those in `allow` (RFC 9110, 15.5.6).
+fn other_methods(allow: &'static str) -> actix_web::Route {
+    web::route().to(move |request: HttpRequest| async move {
+        let problem = Problem::new(
+            "method_not_allowed",
+            format!("{} {}", request.method(), request.path()),
+        );
+        let mut response = problem.error_response();
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(allow));
+        response
+    })
 }
 
 async fn unknown_route(request: HttpRequest) -> Result<HttpResponse, Problem> {

@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::problem::ProblemDocument;
-use super::{artifact, federate, presence, status};
+use super::{artifact, federate, presence, read, status};
 use crate::pull::HeldLogHead;
 
 #[derive(OpenApi)]
@@ -28,20 +28,19 @@ pub fn document() -> utoipa::openapi::OpenApi {
 }
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
+    let ui = utoipa_swagger_ui::Config::from("/openapi.json");
     config
-        .route(
-            "/openapi.json",
-            web::get().to(|| async { HttpResponse::Ok().json(document()) }),
-        )
-        .route(
-            "/docs",
-            web::get().to(|| async {
-                HttpResponse::PermanentRedirect()
-                    .insert_header(("location", "/docs/"))
-                    .finish()
-            }),
-        )
-        .service(
-            SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")),
-        );
+        .service(read("/openapi.json", description))
+        .service(read("/docs", to_ui))
+        .service(SwaggerUi::new("/docs/{_:.*}").config(ui));
+}
+
+async fn description() -> HttpResponse {
+    HttpResponse::Ok().json(document())
+}
+
+async fn to_ui() -> HttpResponse {
+    HttpResponse::PermanentRedirect()
+        .insert_header(("location", "/docs/"))
+        .finish()
 }

@@ -441,6 +441,16 @@ impl<'a> Judge<'a> {
                 Ok(self.page(true))
             };
         }
+        // A log never shrinks: who signs that it did runs from an old copy, whoever shows it to us.
+        let shrank = |held: &PresenceMark| {
+            current.sequence > held.sequence && current.log_size < held.log_size
+        };
+        if let Some(held) = self.before.presence.filter(shrank) {
+            let (got, held) = (current.log_size, held.log_size);
+            return Err(PageError::Rollback(format!(
+                "a later presence says {got} entries where an earlier said {held}"
+            )));
+        }
         if self.context.source == Source::Publisher && self.context.reaches_head {
             if current.is_expired(self.context.now) {
                 return Err(PageError::Expired(current.expires_at));

@@ -176,14 +176,17 @@ fn a_lower_presence_sequence_from_the_publisher_is_refused_also_after_a_restart(
 }
 
 #[test]
-fn a_smaller_log_under_a_higher_sequence_from_the_publisher_is_refused() {
+fn a_smaller_log_under_a_higher_sequence_is_refused_whoever_shows_it() {
     let alice = alice();
     let lines = whole(&alice).lines;
     let shrunk = signed(&lines[2], &alice.identity, |o| {
         o.insert("sequence".into(), alice.now.0.into());
     });
     let held = follower_of(&alice);
-    assert_eq!(code(&held, &alice, &page_of([&shrunk])), "rollback");
+    for source in [Source::Publisher, Source::Holder] {
+        let refused = judge(&held, &alice, &page_of([&shrunk]), source).unwrap_err();
+        assert_eq!(refused.code(), "rollback", "{source:?}");
+    }
 }
 
 #[test]
