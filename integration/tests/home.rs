@@ -14,6 +14,7 @@ async fn a_second_daemon_on_one_home_is_refused_and_the_first_serves_on() {
         .cli(&["mcp", "serve", "--listen", "127.0.0.1:0"])
         .await;
     assert_eq!(second.status, Some(1), "{}", second.stderr);
+    assert_eq!(second.problem()["code"], "home_locked", "{}", second.stderr);
     assert!(
         second.stderr.contains(&alice.pid().to_string()),
         "it says which process holds the home: {}",
@@ -127,6 +128,7 @@ async fn a_home_of_a_newer_version_is_refused_and_left_alone() {
     ] {
         let refused = alice.cli(&command).await;
         assert_eq!(refused.status, Some(1), "{command:?}: {}", refused.stderr);
+        assert_eq!(refused.problem()["code"], "home_newer", "{command:?}");
         assert!(
             refused.problem()["remedy"].is_string(),
             "{command:?} says what to do: {}",
