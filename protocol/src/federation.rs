@@ -186,8 +186,12 @@ impl Federation {
     }
 
     /// Uses another schedule from the next decision on.
-    pub fn reschedule(&mut self, schedule: Schedule) {
+    pub fn reschedule(&mut self, schedule: Schedule, now: Timestamp) {
         self.schedule = schedule;
+        let latest = now.plus(schedule.interval);
+        for peer in self.peers.values_mut() {
+            peer.next_try = peer.next_try.min(latest);
+        }
     }
 
     fn roster(&mut self, roster: Vec<(Did, Option<PeerHealth>)>, now: Timestamp) {
@@ -426,6 +430,18 @@ mod tests {
         finish(&mut federation, 1, Outcome::Unreachable(reason()), 10);
         let effects = federation.handle(Input::Refresh(Some(peer(1))), Timestamp(11));
         assert_eq!(effects, [Effect::Pull(peer(1))]);
+    }
+
+    #[test]
+    fn a_shorter_interval_is_waited_for_from_now_on() {
+        let (mut federation, _) = federation(1);
+        finish(&mut federation, 1, Outcome::Verified, 10);
+        let schedule = Schedule {
+            interval: Duration::from_secs(1),
+            concurrency: 3,
+        };
+        federation.reschedule(schedule, Timestamp(20));
+        assert_eq!(federation.next_wake(), Some(Timestamp(1020)));
     }
 
     #[test]

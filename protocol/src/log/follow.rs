@@ -448,7 +448,7 @@ impl<'a> Judge<'a> {
         if let Some(held) = self.before.presence.filter(shrank) {
             let (got, held) = (current.log_size, held.log_size);
             return Err(PageError::Rollback(format!(
-                "a later presence says {got} entries where an earlier said {held}"
+                "the log of {held} entries is said to have {got}"
             )));
         }
         if self.context.source == Source::Publisher && self.context.reaches_head {
