@@ -629,7 +629,8 @@ impl Handler<Reschedule> for FederationSync {
         strike();
         self.options.schedule = message.schedule;
         self.puller.limits = message.limits;
-        self.core.reschedule(message.schedule);
+        self.core
+            .reschedule(message.schedule, self.puller.clock.now());
         self.arm(ctx);
     }
 }

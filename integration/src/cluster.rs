@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use hn_protocol::did::Did;
@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::binary::binary;
 use crate::converge::eventually;
 use crate::fault::Fault;
 use crate::log::{self, Walk};
@@ -214,12 +215,21 @@ impl Node {
 
     /// Sends SIGTERM and waits for the end.
     pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended(DRAIN).await
+    }
+
+    /// Sends SIGHUP: read the configuration and the roster again.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid())
             .ok()
             .and_then(Pid::from_raw)
             .expect("a pid");
-        kill_process(pid, Signal::TERM).expect("the node can be signalled");
-        self.ended(DRAIN).await
+        kill_process(pid, signal).expect("the node can be signalled");
     }
 
     /// Waits until the process has ended by itself.
@@ -560,36 +570,4 @@ fn own_address() -> Ipv4Addr {
         byte(((pid & 0xf) << 4) | ((n / 250) & 0xf)),
         byte(1 + n % 250),
     )
-}
-
-/// The binary under test: `HN_BIN`, or the one of this build beside the test.
-pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| match std::env::var_os("HN_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => built(),
-    })
-}
-
-/// `target/<profile>/hn`, brought up to date: `cargo test` itself builds no other package's binary.
-fn built() -> PathBuf {
-    let test = std::env::current_exe().expect("the test knows itself");
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .expect("tests stand in target/<profile>/deps");
-    let release = folder.ends_with("release");
-    let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    cargo
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .args(["build", "--quiet", "--workspace", "--bin", "hn"]);
-    if release {
-        cargo.arg("--release");
-    }
-    let status = cargo.status().expect("cargo can be started");
-    assert!(
-        status.success(),
-        "hn could not be built; set HN_BIN to a built one"
-    );
-    folder.join("hn")
 }

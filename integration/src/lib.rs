@@ -2,6 +2,7 @@
 //!
 //! | module | idea |
 //! |---|---|
+//! | [`binary`] | which `hn` is under test |
 //! | [`cluster`] | alice, bob, carol: a home in a temporary folder, the built binary, the wire |
 //! | [`log`] | a log as a stranger reads it from a node, verified with `hn-protocol` alone |
 //! | [`converge`] | waits with a bound that say, when missed, who differs |
@@ -16,6 +17,7 @@
     reason = "this crate is tests: what cannot go on fails the test"
 )]
 
+pub mod binary;
 pub mod cluster;
 pub mod converge;
 pub mod fault;

@@ -387,6 +387,68 @@ async fn a_damaged_database_is_set_aside_and_rebuilt_from_the_files() {
     }
 }
 
+/// Changes one byte in the middle of the one journal of a folder.
+fn damage_journal(folder: &std::path::Path) {
+    let files = std::fs::read_dir(folder).unwrap().flatten();
+    let mut journals = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "jsonl"));
+    let journal = journals.next().expect("a journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let at = bytes.windows(6).position(|w| w == b"second").unwrap();
+    bytes[at] = b'S';
+    std::fs::write(&journal, bytes).unwrap();
+}
+
+/// ```text
+///   bob ◄──── alice        the disk changes a byte in a journal of each
+/// ```
+#[tokio::test]
+async fn a_damaged_journal_is_noticed_nothing_is_signed_on_top_and_a_copy_is_fetched_again() {
+    let (mut bob, mut alice) = (Node::started("bob").await, Node::started("alice").await);
+    for path in ["first", "second", "third"] {
+        bob.publish(&[(path, path.as_bytes())]).await;
+    }
+    alice.follow(&bob).await;
+    alice.refresh().await;
+    let whole = bob.log(bob.did()).await;
+
+    let copy = alice
+        .home()
+        .join("cache/federation")
+        .join(bob.did().to_string());
+    alice.kill();
+    damage_journal(&copy);
+    std::fs::remove_dir_all(alice.home().join("state")).unwrap();
+    alice.start().await;
+    let kept = alice.log(bob.did()).await;
+    assert!(
+        whole.slices.starts_with(&kept.slices) && kept.size < 3,
+        "what verifies is kept: {} entries",
+        kept.size
+    );
+    alice.refresh().await;
+    alice.converges_on(bob.did(), &whole, SOON).await;
+
+    let bobs = bob.did();
+    bob.kill();
+    let own = std::fs::read_dir(bob.home().join("log")).unwrap();
+    damage_journal(&own.flatten().next().expect("an alias").path());
+    std::fs::remove_dir_all(bob.home().join("state")).unwrap();
+    bob.start().await;
+    assert_ne!(bob.status().await["log"]["state"], "ok");
+    let refused = bob.try_publish(&[("fourth", b"fourth")]).await;
+    assert_eq!(refused.status, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.problem()["code"], "log_damaged");
+    assert_eq!(bob.get("/healthz").await.status(), 200);
+    alice.cli(&["mcp", "federate", "refresh"]).await;
+    assert_eq!(
+        alice.log(bobs).await.slices,
+        whole.slices,
+        "the follower holds what was published"
+    );
+}
+
 /// The own log grew by one, and only by that.
 async fn break_even(bob: &Node, path: &str) {
     eventually(SOON, "the own log goes on", async || {

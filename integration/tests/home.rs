@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hn_integration::cluster::Node;
-use hn_integration::converge::SOON;
+use hn_integration::converge::{SOON, eventually};
 use serde_json::Value;
 
 #[tokio::test]
@@ -36,6 +36,63 @@ async fn sigterm_drains_and_ends_with_0() {
     );
     alice.start().await;
     assert_eq!(alice.log(alice.did()).await.size, 1);
+}
+
+/// A client that downloads and never reads, and one in the middle of its head, keep no node from stopping.
+#[tokio::test]
+async fn sigterm_waits_for_no_client_that_dawdles() {
+    use tokio::io::AsyncWriteExt;
+    let mut alice = Node::started("alice").await;
+    let published = alice.publish(&[("large", &vec![b'x'; 8_000_000])]).await;
+    let digest = published["published"][0]["digest"].as_str().unwrap();
+    let request = format!(
+        "GET /artifact/{digest} HTTP/1.1\r\nHost: {}\r\n\r\n",
+        alice.address()
+    );
+    let mut clients = Vec::new();
+    for sent in [request.as_str(), "GET /healthz HT"] {
+        let mut client = tokio::net::TcpStream::connect(alice.address())
+            .await
+            .unwrap();
+        client.write_all(sent.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    assert_eq!(alice.terminate().await.code(), Some(0), "within 10 s");
+    drop(clients);
+    alice.start().await;
+    assert_eq!(alice.log(alice.did()).await.size, 1);
+}
+
+#[tokio::test]
+async fn sighup_takes_over_what_can_be_changed_and_keeps_on_when_it_cannot_be_read() {
+    let bob = Node::started("bob").await;
+    let mut alice = Node::new("alice");
+    alice.unset("HN_FEDERATION__INTERVAL_S");
+    let file = alice.home().join("config/mcp.local.toml");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "[federation]\ninterval_s = 3600\n").unwrap();
+    alice.start().await;
+    alice.follow(&bob).await;
+    alice.peer_becomes(bob.did(), "healthy", SOON).await;
+
+    std::fs::write(&file, "nonsense = 1\n").unwrap();
+    alice.reload();
+    eventually(SOON, "alice says what is wrong", async || {
+        let said = alice.stderr();
+        if said.contains("nonsense") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    assert_eq!(alice.get("/healthz").await.status(), 200);
+
+    std::fs::write(&file, "[federation]\ninterval_s = 1\n").unwrap();
+    alice.reload();
+    bob.publish(&[("news", b"news")]).await;
+    let wanted = bob.log(bob.did()).await;
+    alice.converges_on(bob.did(), &wanted, SOON).await;
 }
 
 #[tokio::test]

@@ -9,19 +9,25 @@ use hn_integration::cluster::Node;
 use hn_integration::hostile::{Eve, Lie};
 use serde_json::Value;
 
-/// The Python with the libraries: `HN_PYTHON`, the environment that `system-tests.sh` makes, or `python3` if it has them.
+/// The Python with the libraries: `HN_PYTHON`, come what may, else the environment that `system-tests.sh` makes, else
+/// `python3` if it has them.
 fn python() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("HN_PYTHON") {
+        return Some(PathBuf::from(named));
+    }
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let made = PathBuf::from(root).join("target/system-tests/venv/bin/python");
-    let named = std::env::var_os("HN_PYTHON").map(PathBuf::from);
-    named
-        .into_iter()
-        .chain([made, PathBuf::from("python3")])
-        .find(|python| {
-            let mut probe = Command::new(python);
-            probe.args(["-c", "import rfc8785, cryptography, blake3, base58"]);
-            probe.output().is_ok_and(|output| output.status.success())
-        })
+    let found = [made, PathBuf::from("python3")].into_iter().find(|python| {
+        let mut probe = Command::new(python);
+        probe.args(["-c", "import rfc8785, cryptography, blake3, base58"]);
+        probe.output().is_ok_and(|output| output.status.success())
+    });
+    if found.is_none() {
+        println!(
+            "no Python with rfc8785, cryptography, blake3, base58; integration/system-tests.sh runs this with one"
+        );
+    }
+    found
 }
 
 fn verify(python: &PathBuf, base: &str, did: &str) -> Result<Value, String> {
@@ -41,12 +47,7 @@ fn verify(python: &PathBuf, base: &str, did: &str) -> Result<Value, String> {
 /// ```
 #[tokio::test]
 async fn documents_of_running_nodes_verify_with_independent_tools() {
-    let Some(python) = python() else {
-        println!(
-            "no Python with rfc8785, cryptography, blake3, base58; integration/system-tests.sh runs this with one"
-        );
-        return;
-    };
+    let Some(python) = python() else { return };
     let (bob, alice) = (Node::started("bob").await, Node::started("alice").await);
     let names = [
         "plain.txt",

@@ -185,7 +185,7 @@ impl Federation {
         self.roster(roster, now);
     }
 
-    /// Uses another schedule from the next decision on.
+    /// Uses another schedule from now on: nobody waits longer than its interval any more.
     pub fn reschedule(&mut self, schedule: Schedule, now: Timestamp) {
         self.schedule = schedule;
         let latest = now.plus(schedule.interval);
