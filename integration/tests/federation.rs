@@ -117,25 +117,19 @@ async fn carol_who_follows_only_alice_reads_and_fetches_bob_after_he_is_gone() {
 /// ```
 #[tokio::test]
 async fn what_bob_publishes_while_he_is_offline_reaches_alice_within_5_s_of_his_return() {
-    let (mut bob, alice) = (Node::started("bob").await, Node::started("alice").await);
+    let (mut bob, mut alice) = (Node::started("bob").await, Node::new("alice"));
+    // As she comes: nothing is said of how often she pulls.
+    alice.unset("HN_FEDERATION__INTERVAL_S");
+    alice.start().await;
     bob.publish(&NOTES).await;
     alice.follow(&bob).await;
-    alice.refresh().await;
-
     let bobs = bob.did();
-    bob.kill();
-    // Alice pulls seldom here: it is his absence that she notices, and then looks out for him.
-    let refresh = alice.cli(&["mcp", "federate", "refresh"]).await;
-    assert_eq!(
-        refresh.status,
-        Some(1),
-        "a peer that is away fails a refresh"
-    );
-    let peer = alice.peer_becomes(bobs, "unreachable", SOON).await;
-    for said in ["reason", "remedy", "since", "next_try"] {
-        assert!(!peer[said].is_null(), "hn status says {said}: {peer}");
-    }
+    alice
+        .converges_on(bobs, &bob.log(bobs).await, CAUGHT_UP)
+        .await;
 
+    // A short absence, which she may not even notice.
+    bob.kill();
     let offline = bob
         .publish(&[("offline.txt", b"written while offline")])
         .await;
@@ -147,6 +141,24 @@ async fn what_bob_publishes_while_he_is_offline_reaches_alice_within_5_s_of_his_
         offline["log_root"],
         "what was published offline is served"
     );
+    alice.converges_on(bobs, &wanted, CAUGHT_UP).await;
+
+    // One that she does.
+    bob.kill();
+    let peer = alice.peer_becomes(bobs, "unreachable", SOON).await;
+    for said in ["reason", "remedy", "since", "next_try"] {
+        assert!(!peer[said].is_null(), "hn status says {said}: {peer}");
+    }
+    let refresh = alice.cli(&["mcp", "federate", "refresh"]).await;
+    assert_eq!(
+        refresh.status,
+        Some(1),
+        "a peer that is away fails a refresh"
+    );
+    bob.publish(&[("offline again.txt", b"and once more")])
+        .await;
+    bob.start().await;
+    let wanted = bob.log(bobs).await;
     alice.converges_on(bobs, &wanted, CAUGHT_UP).await;
     alice.peer_becomes(bobs, "healthy", SOON).await;
 }
