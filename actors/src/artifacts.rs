@@ -10,6 +10,9 @@ use crate::home::Home;
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::vault::{ArtifactStore, Purpose, SpaceGuard, Staged};
 
+/// Artifacts entered into the index together: bounds the memory of a rebuild.
+const NOTED_AT_ONCE: usize = 1024;
+
 /// Finds and keeps artifacts. Cloning shares.
 #[derive(Clone)]
 pub struct ArtifactShelf {
@@ -71,18 +74,29 @@ impl ArtifactShelf {
         self.note(publisher, &digests).map_err(io::Error::other)
     }
 
-    /// Enters every mirrored artifact into the index anew; answers how many are held, our own among them.
+    /// How many artifacts are held, after every mirrored one was entered into the index anew.
     pub fn reindex(&self) -> io::Result<u64> {
-        let mut count = 0;
+        let mut count = self.find_mirrored()?;
         for artifact in self.own.list()? {
             artifact?;
             count += 1;
         }
+        Ok(count)
+    }
+
+    /// Enters every mirrored artifact into the index: an index that was not closed in order may lack the last ones,
+    /// and their files are the truth. Answers how many there are.
+    pub fn find_mirrored(&self) -> io::Result<u64> {
+        let mut count = 0;
         for publisher in self.home.cached_publishers()? {
-            let mut digests = Vec::new();
+            let mut digests = Vec::with_capacity(NOTED_AT_ONCE);
             for artifact in self.mirrored(&publisher).list()? {
                 digests.push(artifact?.0);
                 count += 1;
+                if digests.len() == NOTED_AT_ONCE {
+                    self.note(&publisher, &digests).map_err(io::Error::other)?;
+                    digests.clear();
+                }
             }
             self.note(&publisher, &digests).map_err(io::Error::other)?;
         }

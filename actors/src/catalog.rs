@@ -182,6 +182,16 @@ impl Catalog {
         logs.insert(view.state.publisher, Arc::new(view));
     }
 
+    /// Shows nothing of `publisher` any more.
+    pub fn withdraw(&self, publisher: &Did) {
+        let mut logs = self
+            .inner
+            .logs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        logs.remove(publisher);
+    }
+
     /// One log.
     #[must_use]
     pub fn log(&self, publisher: &Did) -> Option<Arc<LogView>> {

@@ -14,13 +14,13 @@ use hn_protocol::did::{Did, Identity};
 use hn_protocol::digest::Digest;
 use hn_protocol::document::{Endpoints, MAX_ENTRIES, Presence};
 use hn_protocol::log::{
-    CommitRequest, EntryDraft, LogState, PresenceFacts, VerifiedPage, first_presence,
+    Commit, CommitRequest, EntryDraft, LogState, PresenceFacts, VerifiedPage, first_presence,
 };
 use hn_protocol::sign::{DocumentError, Signed};
 use hn_protocol::time::Timestamp;
 use serde::Serialize;
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::clock::Clock;
 use crate::failpoint;
@@ -34,6 +34,8 @@ const COMMIT_WINDOW: Duration = Duration::from_millis(50);
 const COMMIT_AT_ONCE: usize = MAX_ENTRIES;
 /// Re-issues without growth come at most so often (design 4).
 const REISSUE_PAUSE: Duration = Duration::from_secs(2);
+/// A presence that could not be signed or stored is tried again so often: what failed is most likely the disk.
+const REISSUE_RETRY: Duration = Duration::from_secs(10);
 /// How soon after a commit the readable copy of the presence is written.
 const COPY_DELAY: Duration = Duration::from_secs(2);
 /// The longest that a timer sleeps: a clock that was set meanwhile is noticed.
@@ -95,7 +97,7 @@ pub enum Appended {
     Overtaken,
 }
 
-/// Sets what our presence says; re-issues it when that is news. `None` leaves the endpoints as last served.
+/// Sets where our presence says that we are; re-issues it when that is news.
 #[derive(Message)]
 #[rtype(result = "Result<(), FederateError>")]
 pub struct Announce {
@@ -138,6 +140,9 @@ pub struct OwnLog {
     /// Why it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Logs that cannot be opened, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreadable: BTreeMap<Did, String>,
 }
 
 /// Why a message to the federator was refused.
@@ -201,7 +206,8 @@ pub struct IndexFederator {
     commit_timer: Option<SpawnHandle>,
     copy_timer: Option<SpawnHandle>,
     reissue_timer: Option<SpawnHandle>,
-    failure: Option<String>,
+    /// Logs that cannot be opened, and why.
+    unreadable: BTreeMap<Did, String>,
 }
 
 impl IndexFederator {
@@ -218,35 +224,40 @@ impl IndexFederator {
             commit_timer: None,
             copy_timer: None,
             reissue_timer: None,
-            failure: None,
+            unreadable: BTreeMap::new(),
         };
         federator.load();
         federator
     }
 
-    /// What boot, restart and reindex have in common.
+    /// What boot, restart and reindex have in common. A log that cannot be opened hides no other.
     fn load(&mut self) -> Reindexed {
-        self.own = None;
         self.held.clear();
+        self.unreadable.clear();
         let mut found = Reindexed::default();
-        self.failure = self
-            .open_all(&mut found)
-            .err()
-            .map(|error| error.to_string());
-        if let Some(reason) = &self.failure {
-            error!(%reason, "the logs cannot be opened");
+        match self.open_own() {
+            Ok(replayed) => add(&mut found, replayed),
+            Err(error) => self.cannot_open(self.options.identity.did(), &error),
+        }
+        let publishers = self.shelf.home.cached_publishers().unwrap_or_else(|error| {
+            error!(%error, "the folder of followed logs cannot be read");
+            Vec::new()
+        });
+        for publisher in publishers {
+            match self.shelf.open(publisher, Place::Cached) {
+                Ok((log, replayed)) => {
+                    add(&mut found, replayed);
+                    self.held.insert(publisher, log);
+                }
+                Err(error) => self.cannot_open(publisher, &error),
+            }
         }
         found
     }
 
-    fn open_all(&mut self, found: &mut Reindexed) -> Result<(), LogError> {
-        add(found, self.open_own()?);
-        for publisher in self.shelf.home.cached_publishers()? {
-            let (log, replayed) = self.shelf.open(publisher, Place::Cached)?;
-            add(found, replayed);
-            self.held.insert(publisher, log);
-        }
-        Ok(())
+    fn cannot_open(&mut self, publisher: Did, error: &LogError) {
+        error!(log = %publisher, %error, "a log cannot be opened");
+        self.unreadable.insert(publisher, error.to_string());
     }
 
     /// Reads our own log back; what was in memory of it counts no more.
@@ -260,8 +271,8 @@ impl IndexFederator {
     }
 
     fn own(&mut self) -> Result<&mut Log, FederateError> {
-        // It could not be read when it was tried last; a full disk may have space again.
-        if self.own.is_none() {
+        // What could not be read when it was tried last may be readable now: a full disk may have space again.
+        if self.own.as_ref().is_none_or(|log| log.damaged().is_some()) {
             self.open_own()?;
         }
         let log = self.own.as_mut().ok_or(FederateError::Restarting)?;
@@ -289,96 +300,94 @@ impl IndexFederator {
         }
     }
 
-    /// Signs and makes durable: `entries`, and a presence that covers them.
+    /// Signs and makes durable: `entries`, and a presence that covers them; before the first, presence no. 1.
     fn sign(&mut self, entries: Vec<EntryDraft>) -> Result<(), FederateError> {
         let (now, facts) = (self.options.clock.now(), self.facts());
         let identity = self.options.identity.clone();
-        let appended = entries.len() as u64;
         let log = self.own()?;
-        let commit = if log.state().presence.is_none() {
-            first_presence(&identity, log.state().epoch, &facts, now)?
-        } else {
-            log.state().commit(
-                CommitRequest {
-                    entries,
-                    facts: &facts,
-                    now,
-                },
-                &identity,
-            )?
+        if log.state().presence.is_none() {
+            let first = first_presence(&identity, log.state().epoch, &facts, now)?;
+            self.keep(&first, now)?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+        }
+        let appended = entries.len() as u64;
+        let request = CommitRequest {
+            entries,
+            facts: &facts,
+            now,
         };
-        let Some(log) = self.own.as_mut() else {
-            return Err(FederateError::Restarting);
-        };
-        self.shelf.append(log, &commit.lines, commit.state, now)?;
-        self.options.metrics.log_grew(log.state().size(), appended);
+        let commit = self.own()?.state().commit(request, &identity)?;
+        self.keep(&commit, now)?;
+        self.options.metrics.log_grew(commit.state.size(), appended);
         Ok(())
     }
 
-    /// [`Self::sign`], and when that fails, what became of it: lines that reached the journal are in the log, whatever
-    /// failed behind them.
-    fn sign_surely(&mut self, entries: Vec<EntryDraft>) -> Result<(), FederateError> {
-        let due = self.own()?.state().size() + entries.len() as u64;
-        let Err(error) = self.sign(entries) else {
+    /// Makes a commit durable and visible. When that fails, the log is read back: lines that reached the journal are
+    /// in the log, whatever failed behind them, and then all is well.
+    fn keep(&mut self, commit: &Commit, now: Timestamp) -> Result<(), FederateError> {
+        let log = self.own.as_mut().ok_or(FederateError::Restarting)?;
+        let state = commit.state.clone();
+        let Err(error) = self.shelf.append(log, &commit.lines, state, now, Some(now)) else {
             return Ok(());
         };
-        if matches!(error, FederateError::Document(_)) {
-            return Err(error);
-        }
         warn!(%error, "commit failed; the own log is read back");
         self.open_own()?;
-        if self.own()?.state().size() == due {
+        if *self.own()?.state() == commit.state {
             return Ok(());
         }
-        Err(error)
+        Err(error.into())
     }
 
-    /// Presence no. 1 of a new log, or the covering presence that a crash has kept from being written.
-    fn cover(&mut self, ctx: &mut Context<Self>) {
-        let uncovered = |log: &Log| {
-            log.state()
-                .presence
-                .is_none_or(|p| p.log_size != log.state().size())
+    /// Whether the presence does not say what it should: the log's size, the endpoints, and for long enough.
+    fn presence_is_due(&self) -> bool {
+        let Some(log) = &self.own else { return true };
+        let Some(presence) = log.state().presence else {
+            return true;
         };
-        if self.own.as_ref().is_some_and(uncovered) {
-            self.reissue(ctx);
-        }
+        let left = presence.expires_at.since(self.options.clock.now());
+        let moved = self.endpoints.as_ref().is_some_and(|endpoints| {
+            Signed::<Presence>::verify(log.presence().clone())
+                .is_ok_and(|p| p.endpoints != *endpoints)
+        });
+        moved || presence.log_size != log.state().size() || left <= self.options.presence_ttl / 2
     }
 
-    fn reissue(&mut self, ctx: &mut Context<Self>) {
-        match self.sign(Vec::new()) {
+    fn reissue(&mut self, ctx: &mut Context<Self>) -> Result<(), FederateError> {
+        let outcome = if self.presence_is_due() {
+            self.sign(Vec::new())
+        } else {
+            Ok(())
+        };
+        match &outcome {
             Ok(()) => self.copy_later(ctx),
-            Err(error) => warn!(%error, "the presence was not re-issued"),
+            Err(error) => warn!(%error, "the presence was not re-issued; it is tried again"),
         }
         self.arm_reissue(ctx);
+        outcome
     }
 
-    /// At half of its life a presence is re-issued.
+    /// At half of its life a presence is re-issued; one that could not be is tried again soon.
     fn arm_reissue(&mut self, ctx: &mut Context<Self>) {
         if let Some(timer) = self.reissue_timer.take() {
             ctx.cancel_future(timer);
         }
-        let expires = self
-            .own
-            .as_ref()
-            .and_then(|log| log.state().presence)
-            .map(|p| p.expires_at);
-        let left = expires.unwrap_or_default().since(self.options.clock.now());
-        let wait = left
-            .saturating_sub(self.options.presence_ttl / 2)
-            .clamp(REISSUE_PAUSE, LONGEST_SLEEP);
+        let wait = if self.presence_is_due() {
+            REISSUE_RETRY
+        } else {
+            let presence = self.own.as_ref().and_then(|log| log.state().presence);
+            let left = presence
+                .map(|p| p.expires_at)
+                .unwrap_or_default()
+                .since(self.options.clock.now());
+            left.saturating_sub(self.options.presence_ttl / 2)
+                .clamp(REISSUE_PAUSE, LONGEST_SLEEP)
+        };
         self.reissue_timer = Some(ctx.run_later(wait, |this, ctx| {
-            let left = this
-                .own
-                .as_ref()
-                .and_then(|log| log.state().presence)
-                .map(|p| p.expires_at);
-            let left = left.unwrap_or_default().since(this.options.clock.now());
-            if left <= this.options.presence_ttl / 2 {
-                this.reissue(ctx)
-            } else {
-                this.arm_reissue(ctx)
-            }
+            this.reissue_timer = None;
+            // What went wrong is in the log, and the timer is armed again.
+            let _ = this.reissue(ctx);
         }));
     }
 
@@ -410,7 +419,7 @@ impl IndexFederator {
         let mut waiting = std::mem::take(&mut self.waiting);
         let outcome = self.plan(&mut waiting).and_then(|plan| {
             if !plan.fresh.is_empty() {
-                self.sign_surely(plan.fresh)?;
+                self.sign(plan.fresh)?;
                 self.copy_later(ctx);
             }
             Ok(plan.answers)
@@ -492,18 +501,24 @@ impl IndexFederator {
         failpoint::hit("sync.page.before_append").map_err(LogError::from)?;
         if !self.held.contains_key(&publisher) {
             let (log, _) = self.shelf.open(publisher, Place::Cached)?;
+            self.unreadable.remove(&publisher);
             self.held.insert(publisher, log);
         }
         let Some(log) = self.held.get_mut(&publisher) else {
             return Err(FederateError::Restarting);
         };
+        if let Some(reason) = log.damaged().map(str::to_owned) {
+            // The next page finds it read again, and whole if the disk allows.
+            self.held.remove(&publisher);
+            return Err(FederateError::Failed(reason));
+        }
         if *log.state() != message.base {
             return Ok(Appended::Overtaken);
         }
-        let seen = message.seen.unwrap_or_default();
+        let (page, now) = (message.page, self.options.clock.now());
         let outcome = self
             .shelf
-            .append(log, &message.page.lines, message.page.state, seen);
+            .append(log, &page.lines, page.state, now, message.seen);
         if let Err(error) = outcome {
             warn!(%error, log = %publisher, "a page was not appended; the log is read back");
             self.held.remove(&publisher);
@@ -531,9 +546,8 @@ impl Actor for IndexFederator {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.cover(ctx);
-        self.arm_reissue(ctx);
-        self.copy_later(ctx);
+        // Presence no. 1 of a new log, or the covering presence that a crash has kept from being written.
+        let _ = self.reissue(ctx);
     }
 
     fn stopping(&mut self, _: &mut Self::Context) -> actix::Running {
@@ -596,22 +610,9 @@ impl Handler<Announce> for IndexFederator {
 
     fn handle(&mut self, message: Announce, ctx: &mut Self::Context) -> Self::Result {
         strike();
-        let news = self.facts().endpoints != message.endpoints;
         self.endpoints = Some(message.endpoints);
-        let half = self.options.presence_ttl / 2;
-        let expires = self
-            .own()?
-            .state()
-            .presence
-            .map(|p| p.expires_at)
-            .unwrap_or_default();
-        if news || expires.since(self.options.clock.now()) <= half {
-            self.sign(Vec::new())?;
-            self.copy_later(ctx);
-            self.arm_reissue(ctx);
-            info!("presence re-issued");
-        }
-        Ok(())
+        self.own()?;
+        self.reissue(ctx)
     }
 }
 
@@ -622,8 +623,8 @@ impl Handler<Reindex> for IndexFederator {
         strike();
         self.shelf.store.clear_all().map_err(LogError::from)?;
         let found = self.load();
-        self.cover(ctx);
-        match &self.failure {
+        let _ = self.reissue(ctx);
+        match self.unreadable.values().next() {
             Some(reason) => Err(FederateError::Failed(reason.clone())),
             None => Ok(found),
         }
@@ -639,13 +640,18 @@ impl Handler<GetOwnLog> for IndexFederator {
         let state = self.own.as_ref().map_or(&empty, Log::state);
         let reason = match &self.own {
             Some(log) => log.damaged().map(str::to_owned),
-            None => self.failure.clone(),
+            None => self.unreadable.get(&self.options.identity.did()).cloned(),
         };
         actix::MessageResult(OwnLog {
             size: state.size(),
             root: state.root(),
             state: if reason.is_none() { "ok" } else { "recovering" },
             reason,
+            unreadable: self
+                .unreadable
+                .iter()
+                .map(|(did, why)| (*did, why.clone()))
+                .collect(),
         })
     }
 }

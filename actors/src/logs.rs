@@ -19,7 +19,7 @@ use crate::catalog::{
 use crate::failpoint;
 use crate::home::Home;
 use crate::store::{Batch, Store, StoreError, Tree};
-use crate::vault::{FileCache, FileId, Journal, Scanned, SpaceGuard, Span};
+use crate::vault::{FileCache, FileId, Journal, MAX_LINE, Scanned, SpaceGuard, Span};
 
 /// Lines that are verified before the Store hears of them, when a journal is read back.
 const REPLAY_BATCH: usize = 256;
@@ -41,7 +41,11 @@ impl LogError {
     /// Whether the disk is full (or `storage.min_free` is reached).
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io(e) if e.kind() == io::ErrorKind::StorageFull)
+        match self {
+            Self::Io(error) => error.kind() == io::ErrorKind::StorageFull,
+            Self::Store(StoreError::Io(error)) => error.kind() == io::ErrorKind::StorageFull,
+            Self::Store(_) => false,
+        }
     }
 }
 
@@ -70,7 +74,7 @@ struct LogRecord {
     state: LogState,
     /// Up to where the journal is in the index.
     cover: Option<(FileId, u64)>,
-    /// Bytes of the journal up to there.
+    /// Bytes of the journal up to there, all files together.
     bytes: u64,
     last_seen: Timestamp,
 }
@@ -157,6 +161,7 @@ impl Shelf {
             last_seen: Timestamp(0),
             damaged: None,
         };
+        let was_known = known.is_some();
         let from = match known.filter(|record| covers(&log.journal, record)) {
             Some(record) => {
                 log.state = record.state;
@@ -164,7 +169,9 @@ impl Shelf {
                 record.cover
             }
             None => {
-                self.forget(&publisher)?;
+                if was_known {
+                    self.forget(&publisher)?;
+                }
                 None
             }
         };
@@ -179,17 +186,24 @@ impl Shelf {
         Ok((log, replayed))
     }
 
-    /// Makes `lines` durable, then indexed, then visible, as one. `state` is the log after them.
-    /// Errors: disk or index; then the log is as it was, or the index is behind and catches up at the next start.
+    /// Makes `lines` durable, then indexed, then visible, as one. `state` is the log after them; `seen` is when the
+    /// publisher itself gave them. Errors: disk or index; then memory may be ahead or behind: open the log again.
     pub fn append(
         &self,
         log: &mut Log,
         lines: &[Line],
         state: LogState,
         now: Timestamp,
+        seen: Option<Timestamp>,
     ) -> Result<(), LogError> {
+        let signed = lines.iter().map(signed_at).max();
+        log.last_seen = log
+            .last_seen
+            .max(seen.max(signed).unwrap_or_default().min(now));
         if lines.is_empty() {
-            return self.seen(log, state, now);
+            log.state = state;
+            self.show(log);
+            return Ok(());
         }
         let bytes: Vec<&[u8]> = lines.iter().map(|line| line.bytes().as_ref()).collect();
         let first_seq = log.state.size();
@@ -199,7 +213,6 @@ impl Shelf {
         };
         let spans = log.journal.append(name, &bytes, log.place.scope())?;
         log.state = state;
-        log.last_seen = log.last_seen.max(now);
         if let Some(Line::Presence(last)) = lines.iter().rev().find(
             |line| matches!(line, Line::Presence(p) if log.state.presence.is_some_and(|m| m.digest == p.digest())),
         ) {
@@ -225,14 +238,6 @@ impl Shelf {
         )?)
     }
 
-    /// Notes that the publisher was there, without a new line.
-    fn seen(&self, log: &mut Log, state: LogState, now: Timestamp) -> Result<(), LogError> {
-        log.state = state;
-        log.last_seen = log.last_seen.max(now);
-        self.show(log);
-        Ok(())
-    }
-
     /// Forgets what the index says of a log; the journal stays.
     pub fn forget(&self, publisher: &Did) -> Result<(), LogError> {
         let prefix = log_key(publisher, EPOCH);
@@ -241,6 +246,13 @@ impl Shelf {
         for tree in [Tree::Slices, Tree::Paths] {
             for pair in self.store.scan_prefix(tree, &prefix)? {
                 batch.remove(tree, pair?.key());
+            }
+        }
+        // Presences are kept by digest: one that the journal lost must not count as held.
+        for pair in self.store.scan_prefix(Tree::Presences, &[])? {
+            let pair = pair?;
+            if pair.value::<PresenceRecord>()?.did == *publisher {
+                batch.remove(Tree::Presences, pair.key());
             }
         }
         self.store.apply(batch)?;
@@ -263,7 +275,7 @@ impl Shelf {
         let record = LogRecord {
             state: log.state.clone(),
             cover,
-            bytes: log.journal.total_len(),
+            bytes: cover.map_or(0, |cover| covered_bytes(&log.journal, cover)),
             last_seen: log.last_seen,
         };
         batch.put(
@@ -277,6 +289,7 @@ impl Shelf {
     fn show(&self, log: &Log) {
         // A log without a presence has nothing that may be shown.
         if log.presence.is_empty() {
+            self.catalog.withdraw(&log.state.publisher);
             return;
         }
         self.catalog.publish(LogView {
@@ -305,8 +318,19 @@ impl Shelf {
             let (span, bytes) = match scanned {
                 Scanned::Line { span, bytes } => (span, Bytes::copy_from_slice(bytes)),
                 Scanned::Torn { file, offset, len } => {
-                    tracing::warn!(log = %log.state.publisher, bytes = len, "an unfinished write is cut off");
-                    cut = Some((file, offset));
+                    // A crash leaves less than a line, at the very end. Anything else of our own is damage.
+                    let last = log
+                        .journal
+                        .files()
+                        .last()
+                        .is_some_and(|last| last.id == file);
+                    if log.place == Place::Cached || (last && len <= MAX_LINE as u64) {
+                        tracing::warn!(log = %log.state.publisher, bytes = len, "an unfinished write is cut off");
+                        cut = Some((file, offset));
+                    } else {
+                        log.damaged =
+                            Some(format!("{len} bytes at {offset} of a file are no lines"));
+                    }
                     break;
                 }
             };
@@ -332,22 +356,26 @@ impl Shelf {
                 found.slices += 1;
                 found.entries += slice.entries.len() as u64;
             }
-            log.last_seen = log.last_seen.max(match &line {
-                Line::Slice(slice) => slice.generated_at,
-                Line::Presence(presence) => presence.issued_at,
-            });
+            log.last_seen = log.last_seen.max(signed_at(&line));
             index_line(&mut batch, &log.place, &line, span)?;
             recent.add(&line);
             cover = Some((span.file, span.end()));
             if recent.len() >= REPLAY_BATCH {
+                // With its record, so that a start that is cut short goes on from here.
+                self.record(&mut batch, log, cover)?;
                 self.store.apply(std::mem::take(&mut batch))?;
                 recent.clear();
             }
         }
         if let Some((file, offset)) = cut {
-            log.journal.truncate_tail(file, offset)?;
+            // On a full disk the cut waits; what stands before it is read all the same.
+            if let Err(error) = log.journal.truncate_tail(file, offset) {
+                log.damaged = Some(format!("an unfinished write cannot be cut off: {error}"));
+            }
         }
         if cover != from || cut.is_some() {
+            // Lines that a killed process wrote may not be on the disk yet: nothing is shown before they are.
+            log.journal.sync()?;
             self.record(&mut batch, log, cover)?;
         }
         self.store.apply(batch)?;
@@ -357,13 +385,29 @@ impl Shelf {
 
 /// Whether the files hold at least what the index says of them.
 fn covers(journal: &Journal, record: &LogRecord) -> bool {
-    let files = journal.files();
     let Some((file, offset)) = record.cover else {
         return false;
     };
+    let holds = journal
+        .files()
+        .iter()
+        .any(|f| f.id == file && f.len >= offset);
+    holds && covered_bytes(journal, (file, offset)) == record.bytes
+}
+
+/// Bytes of the journal's files up to `cover`.
+fn covered_bytes(journal: &Journal, (file, offset): (FileId, u64)) -> u64 {
+    let files = journal.files();
     let before: u64 = files.iter().filter(|f| f.id < file).map(|f| f.len).sum();
-    let holds = files.iter().any(|f| f.id == file && f.len >= offset);
-    holds && before + offset == record.bytes
+    before + offset
+}
+
+/// When the publisher signed this line, by its own word.
+fn signed_at(line: &Line) -> Timestamp {
+    match line {
+        Line::Slice(slice) => slice.generated_at,
+        Line::Presence(presence) => presence.issued_at,
+    }
 }
 
 fn index_line(batch: &mut Batch, place: &Place, line: &Line, span: Span) -> Result<(), StoreError> {

@@ -100,8 +100,11 @@ impl From<std::io::Error> for StoreError {
 pub enum Opened {
     /// Nothing: a new database was made.
     Fresh,
-    /// A database in order. After a crash it may lack the last moments: compare it with the journals.
-    Existing,
+    /// A database in order.
+    Existing {
+        /// It was closed in order. Else it may lack the last moments: compare it with the files.
+        sealed: bool,
+    },
     /// A damaged one, which stands in `set_aside` now, and a new one was made.
     Rebuilt {
         /// Where the damaged database is.
@@ -112,10 +115,10 @@ pub enum Opened {
 }
 
 impl Opened {
-    /// Whether the database is empty and everything has to be read from the files.
+    /// Whether the database may lack what the files have.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        !matches!(self, Self::Existing)
+    pub const fn may_lack(&self) -> bool {
+        !matches!(self, Self::Existing { sealed: true })
     }
 }
 

@@ -52,7 +52,11 @@ fn what_was_applied_is_read_at_once_and_after_each_restart() {
     let folder = parent.path().join("state");
     for round in 0..6u32 {
         let (store, opened) = open(&folder);
-        assert_eq!(opened.is_empty(), round == 0, "round {round}: {opened:?}");
+        assert_eq!(
+            opened == Opened::Fresh,
+            round == 0,
+            "round {round}: {opened:?}"
+        );
         let before = store.get::<u32>(Tree::Meta, b"round").unwrap();
         assert_eq!(before, round.checked_sub(1));
         assert_eq!(count(&store, Tree::Slices), round as usize * 1000);
@@ -70,7 +74,7 @@ fn what_was_applied_is_read_at_once_and_after_each_restart() {
         if round % 2 == 0 {
             // Opened and closed without a write.
             let (store, opened) = open(&folder);
-            assert_eq!(opened, Opened::Existing);
+            assert_eq!(opened, Opened::Existing { sealed: true });
             store.close().unwrap();
         }
     }
@@ -175,7 +179,7 @@ fn clearing_leaves_an_empty_store_that_works() {
     fill(&store, 10);
     store.close().unwrap();
     let (store, opened) = open(folder.path());
-    assert_eq!(opened, Opened::Existing);
+    assert_eq!(opened, Opened::Existing { sealed: true });
     assert_eq!(count(&store, Tree::Slices), 10);
 }
 
@@ -228,7 +232,10 @@ fn after_a_disk_error_it_mends_itself_and_nothing_applied_is_lost() {
     put(&store, Tree::Meta, b"after", "x");
     store.close().unwrap();
     let (store, opened) = open(folder.path());
-    assert_eq!((opened, count(&store, Tree::Meta)), (Opened::Existing, 4));
+    assert_eq!(
+        (opened, count(&store, Tree::Meta)),
+        (Opened::Existing { sealed: true }, 4)
+    );
 }
 
 fn damage(folder: &Path, harm: impl Fn(&mut Vec<u8>)) {
@@ -275,7 +282,7 @@ fn a_damaged_database_is_set_aside() {
         let (store, opened) = open(&folder);
         assert_eq!(
             (opened, count(&store, Tree::Slices)),
-            (Opened::Existing, 10)
+            (Opened::Existing { sealed: true }, 10)
         );
     }
 }

@@ -238,11 +238,15 @@ impl Node {
         artifacts
             .clean()
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        if opened.is_empty() {
-            // A new index knows no artifact; the folders do.
-            artifacts
-                .reindex()
-                .map_err(|error| StartError::Actor(error.to_string()))?;
+        if opened.may_lack() {
+            // Beside the start: until it has ended, an artifact mirrored just before a crash may be asked for in vain.
+            let artifacts = artifacts.clone();
+            tokio::task::spawn_blocking(move || match artifacts.find_mirrored() {
+                Ok(count) => info!(count, "mirrored artifacts found"),
+                Err(error) => {
+                    warn!(%error, "the mirrored artifacts were not all found; hn mcp reindex")
+                }
+            });
         }
         let fetch = Fetch::new(profile == Profile::Local, PATIENCE);
 

@@ -233,9 +233,16 @@ async fn reindex(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
-    let mut found = state.ask(&state.links.reindex, Reindex).await??;
-    let shelf = state.artifacts.clone();
-    found.artifacts = super::blocking(move || Ok(shelf.reindex()?)).await?;
+    // Once begun it ends, also when whoever asked hangs up: half an index would be worse than none.
+    let rebuilding = actix_web::rt::spawn(async move {
+        let mut found = state.ask(&state.links.reindex, Reindex).await??;
+        let shelf = state.artifacts.clone();
+        found.artifacts = super::blocking(move || Ok(shelf.reindex()?)).await?;
+        Ok::<_, Problem>(found)
+    });
+    let found = rebuilding
+        .await
+        .map_err(|error| Problem::internal(&error))??;
     Ok(HttpResponse::Ok().json(found))
 }
 

@@ -96,6 +96,7 @@ fn own_log_as_shown(state: &GatewayState) -> OwnLog {
         root: view.map_or_else(hn_protocol::merkle::empty_root, |view| view.state.root()),
         state: "recovering",
         reason: Some("the federator is being restarted".into()),
+        unreadable: std::collections::BTreeMap::new(),
     }
 }
 

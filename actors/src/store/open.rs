@@ -33,7 +33,7 @@ pub(super) fn open(folder: &Path, cache_bytes: u64) -> Result<(sled::Db, Opened)
         return Ok((create(folder, cache_bytes)?, Opened::Fresh));
     }
     match open_existing(folder, cache_bytes) {
-        Ok(db) => Ok((db, Opened::Existing)),
+        Ok((db, sealed)) => Ok((db, Opened::Existing { sealed })),
         Err(StoreError::Damaged(reason)) => {
             let set_aside = set_aside(folder)?;
             tracing::error!(set_aside = %set_aside.display(), %reason, "damaged database set aside");
@@ -52,7 +52,8 @@ fn create(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     Ok(db)
 }
 
-fn open_existing(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+/// The database, and whether it was closed in order.
+fn open_existing(folder: &Path, cache_bytes: u64) -> Result<(sled::Db, bool), StoreError> {
     let damaged = |reason: &str| StoreError::Damaged(reason.to_owned());
     if folder.join(DAMAGED).exists() {
         return Err(damaged("damage was met while the node ran"));
@@ -73,18 +74,20 @@ fn open_existing(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError
         }
         Err(e) => return Err(e.into()),
     };
-    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<sled::Db, StoreError> {
-        let db = start(folder, cache_bytes)?;
-        if db.get(SENTINEL)?.is_none() {
-            return Err(damaged("its content is lost"));
-        }
-        if !sealed {
-            for pair in db.iter() {
-                pair?;
+    let opened = catch_unwind(AssertUnwindSafe(
+        || -> Result<(sled::Db, bool), StoreError> {
+            let db = start(folder, cache_bytes)?;
+            if db.get(SENTINEL)?.is_none() {
+                return Err(damaged("its content is lost"));
             }
-        }
-        Ok(db)
-    }));
+            if !sealed {
+                for pair in db.iter() {
+                    pair?;
+                }
+            }
+            Ok((db, sealed))
+        },
+    ));
     match opened {
         Ok(Err(StoreError::Io(e))) if is_damage(&e) => Err(StoreError::Damaged(e.to_string())),
         Ok(opened) => opened,

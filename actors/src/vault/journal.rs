@@ -28,6 +28,8 @@ use crate::failpoint;
 pub const MAX_FILE: u64 = 64 << 20;
 /// The longest line: a slice of 1 MiB, and room for the envelope of a later type.
 pub const MAX_LINE: usize = (1 << 20) + (64 << 10);
+/// What the names of journal files begin with; other files in the folder are nobody's business.
+const PREFIX: &str = "index-";
 /// What the names of journal files end with.
 const SUFFIX: &str = ".jsonl";
 
@@ -38,7 +40,7 @@ pub struct FileId(pub u64);
 impl FileId {
     /// Reads the number out of `index-<digits>.jsonl`; other characters among the digits (`T`, `Z`, `-`) are passed over.
     fn of(name: &str) -> Option<Self> {
-        let stem = name.strip_suffix(SUFFIX)?;
+        let stem = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
         let digits: String = stem.chars().filter(char::is_ascii_digit).collect();
         digits.parse().ok().map(Self)
     }
@@ -446,6 +448,14 @@ impl Journal {
         }
         self.unsure = false;
         Ok(())
+    }
+
+    /// Makes durable what a process that was killed may have left in the page cache.
+    pub fn sync(&self) -> io::Result<()> {
+        if let Some(last) = self.list().last() {
+            File::open(self.folder().join(&last.name))?.sync_data()?;
+        }
+        sync_dir(self.folder())
     }
 
     /// Ends the journal at `offset` in `file`. What stood behind is kept beside it as `<file>.torn-<n>`, later files

@@ -388,33 +388,35 @@ impl<'a> Judge<'a> {
         self.admit(&presence)
     }
 
-    /// Takes in a presence whose size is within the log, checking what it binds.
-    fn admit(&mut self, presence: &Signed<Presence>) -> Result<(), PageError> {
-        self.of_this_log(presence.did, presence.epoch)?;
+    /// Tests a verified presence for conflict with what is held: before order, binding and rollback are looked at.
+    fn contradicts(&self, presence: &Signed<Presence>) -> Result<(), PageError> {
         let mark = PresenceMark::from(presence);
-        let held = [self.state.presence, self.state.named]
+        let mut held = [self.state.presence, self.state.named]
             .into_iter()
             .flatten()
             .chain(self.seen.values().copied());
-        for other in held {
-            if other.sequence == mark.sequence && other.digest != mark.digest {
-                return Err(PageError::PresenceConflict(
-                    "another presence has the same sequence",
-                ));
-            }
+        if held.any(|other| other.sequence == mark.sequence && other.digest != mark.digest) {
+            return Err(PageError::PresenceConflict(
+                "another presence has the same sequence",
+            ));
         }
         match self.root_at(mark.log_size) {
-            None => {
-                return Err(PageError::Boundary {
-                    size: mark.log_size,
-                });
-            }
-            Some(root) if root != mark.merkle_root => {
-                return Err(PageError::PresenceConflict(
-                    "its merkle_root is not the log's at its size",
-                ));
-            }
-            Some(_) => {}
+            Some(root) if root != mark.merkle_root => Err(PageError::PresenceConflict(
+                "its merkle_root is not the log's at its size",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in a presence whose size is within the log, checking what it binds.
+    fn admit(&mut self, presence: &Signed<Presence>) -> Result<(), PageError> {
+        self.of_this_log(presence.did, presence.epoch)?;
+        self.contradicts(presence)?;
+        let mark = PresenceMark::from(presence);
+        if self.root_at(mark.log_size).is_none() {
+            return Err(PageError::Boundary {
+                size: mark.log_size,
+            });
         }
         if self.known(&mark.digest).is_none() {
             self.lines.push(Line::Presence(presence.clone()));
@@ -431,6 +433,7 @@ impl<'a> Judge<'a> {
                 Ok(self.page(true))
             };
         };
+        self.contradicts(&current)?;
         let size = self.state.size();
         if current.log_size > size {
             return if self.context.reaches_head {
