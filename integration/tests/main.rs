@@ -6,6 +6,7 @@
 //! | `refusal` | what a hostile peer says is refused, and costs nothing that was accepted |
 //! | `bodies` | what no parser should read is refused on the socket too |
 //! | `crash` | a crash at any point loses nothing that was acknowledged |
+//! | `recovery` | what crashes and old copies leave behind is mended without a hand |
 //! | `supervision` | a panic in an actor is the affair of one request |
 //! | `gateway` | the HTTP contract of `spec/http.md` |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
@@ -22,5 +23,6 @@ mod federation;
 mod gateway;
 mod home;
 mod independent;
+mod recovery;
 mod refusal;
 mod supervision;
