@@ -58,7 +58,7 @@ stop() {
   for at in "${!pids[@]}"; do
     [ "${pids[$at]}" = "$2" ] || continue
     unset "pids[$at]"
-    kill "-$1" "$2" && wait "$2" || true
+    kill "-$1" "$2" && wait "$2" 2>/dev/null || true
   done
 }
 

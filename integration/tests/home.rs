@@ -70,7 +70,7 @@ async fn sighup_takes_over_what_can_be_changed_and_keeps_on_when_it_cannot_be_re
     alice.unset("HN_FEDERATION__INTERVAL_S");
     let file = alice.home().join("config/mcp.local.toml");
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, "[federation]\ninterval_s = 3600\n").unwrap();
+    std::fs::write(&file, "[federation]\ninterval_s = 900\n").unwrap();
     alice.start().await;
     alice.follow(&bob).await;
     alice.peer_becomes(bob.did(), "healthy", SOON).await;

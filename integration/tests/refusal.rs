@@ -148,6 +148,7 @@ lies! {
     a_repeated_seq_is_refused => Lie::RepeatedSeq;
     a_rewritten_slice_is_refused => Lie::RewrittenSlice;
     a_lower_sequence_is_refused => Lie::LowerSequence;
+    a_publisher_from_an_old_copy_is_refused => Lie::OldCopy;
     a_shrunken_log_is_refused => Lie::SmallerLog;
     two_presences_of_one_sequence_are_refused => Lie::SameSequence;
     a_presence_that_does_not_bind_the_log_is_refused => Lie::UnboundPresence, Lie::PresenceOfAnotherRoot;

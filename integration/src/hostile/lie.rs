@@ -14,6 +14,9 @@ use crate::log::now;
 /// How far ahead of the clock is too far, in milliseconds, with room for the test to run.
 const AHEAD_MS: u64 = 10 * 60_000;
 
+/// How much lower a sequence is than any of hers, in milliseconds.
+const LONG_AGO_MS: u64 = 1_000_000;
+
 /// A lie about the log. Each is told on top of an honest log that was accepted before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
@@ -55,6 +58,8 @@ pub enum Lie {
     RewrittenSlice,
     /// The current presence is older than the one accepted before.
     LowerSequence,
+    /// Everything as it was before the last slice: she runs from an old copy.
+    OldCopy,
     /// A newer presence says that the log is smaller than it was.
     SmallerLog,
     /// Two presences of one sequence.
@@ -99,7 +104,7 @@ pub enum Lie {
 
 impl Lie {
     /// Every lie.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::WrongSignature,
         Self::SignatureOfAnother,
         Self::SliceOfAnother,
@@ -119,6 +124,7 @@ impl Lie {
         Self::RepeatedSeq,
         Self::RewrittenSlice,
         Self::LowerSequence,
+        Self::OldCopy,
         Self::SmallerLog,
         Self::SameSequence,
         Self::UnboundPresence,
@@ -168,7 +174,7 @@ impl Lie {
             Self::MissingPrev => ("malformed_document", "no prev"),
             Self::SkippedSlice => ("gap", "was due"),
             Self::RewrittenSlice => ("conflicting_slice", "accepted earlier"),
-            Self::LowerSequence => ("rollback", "sequence"),
+            Self::LowerSequence | Self::OldCopy => ("rollback", "sequence"),
             Self::SmallerLog => ("rollback", "is said to have"),
             Self::SameSequence => ("conflicting_presence", "same sequence"),
             Self::PresenceOfAnotherRoot => ("conflicting_presence", "merkle_root"),
@@ -214,6 +220,7 @@ impl Lie {
             | Self::InvalidUtf8
             | Self::NotJson => lie.in_bytes(self),
             Self::SkippedSlice => lie.skipping(),
+            Self::OldCopy => lie.from_an_old_copy(),
             _ => lie.signed(self),
         }
         lie.grown.pages
@@ -350,6 +357,14 @@ impl Telling<'_> {
         slices.iter_mut().last().expect("the later one").presence = accepted;
     }
 
+    /// The honest log without its last slice, and the presence that was current then: the one which that slice names.
+    fn from_an_old_copy(&mut self) {
+        self.grown.pages = self.honest.pages.clone();
+        let pages = &mut self.grown.pages;
+        let last = pages.slices.pop().expect("two slices were accepted");
+        pages.current = pages.presences.get(&last.presence).cloned();
+    }
+
     /// Lies in the presence that ends the page; the log itself does not grow.
     fn about_presence(&mut self, lie: Lie) {
         let accepted = self.honest.presence();
@@ -359,7 +374,10 @@ impl Telling<'_> {
         self.grown.pages = self.honest.pages.clone();
         presence.insert("sequence".into(), newer["sequence"].clone());
         match lie {
-            Lie::LowerSequence => drop(presence.insert("sequence".into(), json!(sequence - 1))),
+            // One that none of her presences had.
+            Lie::LowerSequence => {
+                drop(presence.insert("sequence".into(), json!(sequence - LONG_AGO_MS)))
+            }
             Lie::SameSequence => {
                 presence.insert("sequence".into(), json!(sequence));
                 presence.insert("services".into(), json!(["relay"]));
