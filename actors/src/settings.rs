@@ -9,7 +9,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use hn_protocol::invariants::MAX_RETRY;
 use serde::{Deserialize, Serialize};
+
+/// The longest `federation.interval_s`: F2 asks every peer every 15 minutes at least, and would cut a longer one.
+const LONGEST_INTERVAL_S: u64 = MAX_RETRY.as_secs();
 
 /// The set of defaults that a node starts from (`--profile`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +106,7 @@ pub struct Settings {
 #[serde(default, deny_unknown_fields)]
 pub struct FederationSettings {
     /// Seconds between two pulls of a quiet peer, less up to 20 % of jitter. Default 4: a peer that comes back with news
-    /// is caught up within 5 s, and what costs nothing new is one 304.
+    /// is caught up within 5 s, and what costs nothing new is one 304. At most 900, as F2 promises.
     pub interval_s: u64,
     /// Slices asked for in one page, 1–64 as the route allows. Default 16.
     pub page_slices: u32,
@@ -210,7 +214,12 @@ impl Settings {
             check_url(url).map_err(|problem| SettingsError::new("public_url", problem))?;
         }
         let federation = &self.federation;
-        within("federation.interval_s", federation.interval_s, 1, 86_400)?;
+        within(
+            "federation.interval_s",
+            federation.interval_s,
+            1,
+            LONGEST_INTERVAL_S,
+        )?;
         within(
             "federation.page_slices",
             federation.page_slices.into(),
@@ -309,7 +318,7 @@ mod tests {
     #[test]
     fn senseless_values_are_refused_by_key() {
         type Break = fn(&mut Settings);
-        let cases: [(&str, Break); 8] = [
+        let cases: [(&str, Break); 9] = [
             ("public_url", |s| {
                 s.public_url = Some("ftp://example.net".into())
             }),
@@ -317,6 +326,7 @@ mod tests {
                 s.public_url = Some("https://u:p@example.net/?x".into())
             }),
             ("federation.interval_s", |s| s.federation.interval_s = 0),
+            ("federation.interval_s", |s| s.federation.interval_s = 901),
             ("federation.page_slices", |s| s.federation.page_slices = 65),
             ("federation.concurrency", |s| s.federation.concurrency = 0),
             ("gateway.workers", |s| s.gateway.workers = 0),
