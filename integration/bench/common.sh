@@ -7,7 +7,7 @@ mkdir -p "$work"
 # One bench at a time: they would measure each other.
 exec 9>"$work/lock"
 flock 9
-export HN_FEDERATION__INTERVAL_S=3600
+export HN_FEDERATION__INTERVAL_S=900
 pids=()
 
 need() { # need COMMAND PACKAGE

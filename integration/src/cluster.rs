@@ -25,7 +25,7 @@ use crate::fault::Fault;
 use crate::log::{self, Walk};
 
 /// A pull interval so long that no test meets it.
-pub const QUIET: &str = "3600";
+pub const QUIET: &str = "900";
 /// The shortest pull interval that can be configured, for tests of what happens by itself.
 pub const LIVELY: &str = "1";
 /// For a node to say that it is ready: it takes a tenth of a second, and tests share two cores.

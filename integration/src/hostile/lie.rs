@@ -220,7 +220,7 @@ impl Lie {
             | Self::InvalidUtf8
             | Self::NotJson => lie.in_bytes(self),
             Self::SkippedSlice => lie.skipping(),
-            Self::OldCopy => lie.from_an_old_copy(),
+            Self::OldCopy => lie.old_copy(),
             _ => lie.signed(self),
         }
         lie.grown.pages
@@ -358,7 +358,7 @@ impl Telling<'_> {
     }
 
     /// The honest log without its last slice, and the presence that was current then: the one which that slice names.
-    fn from_an_old_copy(&mut self) {
+    fn old_copy(&mut self) {
         self.grown.pages = self.honest.pages.clone();
         let pages = &mut self.grown.pages;
         let last = pages.slices.pop().expect("two slices were accepted");
