@@ -4,23 +4,26 @@
 //! that order. Readers never come here: they read the [`Catalog`](crate::catalog::Catalog). It has a thread of
 //! its own, because an fsync blocks.
 
+mod messages;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use actix::{
-    Actor, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle, Supervised,
-};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture, SpawnHandle, Supervised};
 use hn_protocol::did::{Did, Identity};
-use hn_protocol::digest::Digest;
 use hn_protocol::document::{Endpoints, MAX_ENTRIES, Presence};
 use hn_protocol::log::{
-    Commit, CommitRequest, EntryDraft, LogState, PresenceFacts, VerifiedPage, first_presence,
+    Commit, CommitRequest, EntryDraft, LogState, PresenceFacts, first_presence,
 };
-use hn_protocol::sign::{DocumentError, Signed};
+use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
-use serde::Serialize;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
+
+pub use messages::{
+    Announce, AppendPage, Appended, FederateError, GetOwnLog, OwnLog, PublishEntries, Published,
+    PublishedEntry, Reindex, Reindexed,
+};
 
 use crate::clock::Clock;
 use crate::failpoint;
@@ -40,140 +43,6 @@ const REISSUE_RETRY: Duration = Duration::from_secs(10);
 const COPY_DELAY: Duration = Duration::from_secs(2);
 /// The longest that a timer sleeps: a clock that was set meanwhile is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
-
-/// Appends entries to our own log; their artifacts are durable already. Answers when all of it is durable and visible.
-/// Errors: a path or tag that no log takes, a full disk, a damaged log.
-#[derive(Message)]
-#[rtype(result = "Result<Published, FederateError>")]
-pub struct PublishEntries {
-    /// What to append, in order.
-    pub entries: Vec<EntryDraft>,
-}
-
-/// What became of the entries of a [`PublishEntries`].
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct Published {
-    /// One for each entry, in order.
-    pub published: Vec<PublishedEntry>,
-    /// Entries in the log after it.
-    pub log_size: u64,
-    /// Root of the log after it.
-    #[schema(value_type = String)]
-    pub log_root: Digest,
-}
-
-/// One published path.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct PublishedEntry {
-    /// Its place in the log.
-    pub seq: u64,
-    /// The artifact.
-    #[schema(value_type = String)]
-    pub digest: Digest,
-    /// The path.
-    pub path: String,
-    /// `appended`, or `existing` when path and digest stood there already.
-    pub status: &'static str,
-}
-
-/// Appends a verified page to a followed log. Refused when the log has moved on since the page was judged.
-#[derive(Message)]
-#[rtype(result = "Result<Appended, FederateError>")]
-pub struct AppendPage {
-    /// The log as it was when the page was judged.
-    pub base: LogState,
-    /// What the page adds.
-    pub page: VerifiedPage,
-    /// When the publisher itself gave it; `None` when a holder did.
-    pub seen: Option<Timestamp>,
-}
-
-/// Whether a page was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
-    /// Durable and visible.
-    Taken,
-    /// Another pull was faster: judge again from where the log is now.
-    Overtaken,
-}
-
-/// Sets where our presence says that we are; re-issues it when that is news.
-#[derive(Message)]
-#[rtype(result = "Result<(), FederateError>")]
-pub struct Announce {
-    /// Where the node can be reached from now on.
-    pub endpoints: Endpoints,
-}
-
-/// Rebuilds the index from the journals. Answers what was found.
-#[derive(Message)]
-#[rtype(result = "Result<Reindexed, FederateError>")]
-pub struct Reindex;
-
-/// What a reindex found.
-#[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
-pub struct Reindexed {
-    /// Logs read.
-    pub logs: u64,
-    /// Slices verified.
-    pub slices: u64,
-    /// Entries verified.
-    pub entries: u64,
-    /// Artifacts found.
-    pub artifacts: u64,
-}
-
-/// Asks for the state of our own log.
-#[derive(Message)]
-#[rtype(result = "OwnLog")]
-pub struct GetOwnLog;
-
-/// The state of our own log.
-#[derive(Debug, Clone, Serialize)]
-pub struct OwnLog {
-    /// Entries.
-    pub size: u64,
-    /// Root.
-    pub root: Digest,
-    /// `ok`, or `recovering` while nothing may be signed.
-    pub state: &'static str,
-    /// Why it is not `ok`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Logs that cannot be opened, and why.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub unreadable: BTreeMap<Did, String>,
-}
-
-/// Why a message to the federator was refused.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum FederateError {
-    /// An entry that no log takes.
-    #[error(transparent)]
-    Document(#[from] DocumentError),
-    /// The disk is full, or `storage.min_free` is reached.
-    #[error("the disk is full: {0}")]
-    Full(String),
-    /// Our own log has a line that does not verify.
-    #[error("the own log is damaged: {0}")]
-    Damaged(String),
-    /// The disk or the index failed.
-    #[error("the log cannot be written: {0}")]
-    Failed(String),
-    /// The actor was restarted meanwhile: ask again, nothing is done twice.
-    #[error("the federator is being restarted")]
-    Restarting,
-}
-
-impl From<LogError> for FederateError {
-    fn from(error: LogError) -> Self {
-        if error.is_full() {
-            Self::Full(error.to_string())
-        } else {
-            Self::Failed(error.to_string())
-        }
-    }
-}
 
 /// What the federator is made with.
 #[derive(Clone)]
