@@ -23,7 +23,7 @@ use crate::store::{Store, Tree};
 use crate::vault::{JournalReader, Span};
 
 /// The most bytes of a page, beyond its first slice: an answer is built in memory.
-const MAX_PAGE_BYTES: usize = 16 << 20;
+const MAX_PAGE_BYTES: usize = 4 << 20;
 /// Pages up to this size are kept for the next caller; larger ones are read by a follower that is behind, once.
 const MAX_CACHED_PAGE: usize = 512 << 10;
 /// Memory for kept pages.
@@ -146,6 +146,8 @@ struct Inner {
     logs: RwLock<BTreeMap<Did, Arc<LogView>>>,
     /// How many views were published: kept pages of one view must never pass for those of another.
     published: AtomicU64,
+    /// How often what the heads say changed.
+    changes: AtomicU64,
     pages: Cache<PageKey, Page, PageWeight>,
 }
 
@@ -160,6 +162,7 @@ impl Catalog {
                 store,
                 logs: RwLock::default(),
                 published: AtomicU64::new(0),
+                changes: AtomicU64::new(0),
                 pages,
             }),
         }
@@ -179,6 +182,10 @@ impl Catalog {
             .logs
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let known = logs.get(&view.state.publisher);
+        if known.is_none_or(|known| known.state != view.state) {
+            self.inner.changes.fetch_add(1, Ordering::Release);
+        }
         logs.insert(view.state.publisher, Arc::new(view));
     }
 
@@ -189,7 +196,16 @@ impl Catalog {
             .logs
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        logs.remove(publisher);
+        if logs.remove(publisher).is_some() {
+            self.inner.changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// A number that grows whenever a log is shown for the first time, changes, or is shown no more; that somebody
+    /// was seen is no change. Read it before the logs: then they are at least as new.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.inner.changes.load(Ordering::Acquire)
     }
 
     /// One log.
