@@ -35,6 +35,12 @@ impl ArtifactShelf {
         }
     }
 
+    /// Whether the disk has more left than `storage.min_free`.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.space.check(0).is_ok()
+    }
+
     /// Our own artifacts.
     #[must_use]
     pub const fn own(&self) -> &ArtifactStore {

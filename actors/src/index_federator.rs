@@ -133,7 +133,18 @@ impl IndexFederator {
     fn open_own(&mut self) -> Result<Replayed, LogError> {
         self.own = None;
         let place = Place::Own(self.options.alias.clone());
-        let (own, replayed) = self.shelf.open(self.options.identity.did(), place)?;
+        let (mut own, replayed) = self.shelf.open(self.options.identity.did(), place)?;
+        if let Some(newest) = self.copied_presence().filter(|newest| {
+            own.state()
+                .presence
+                .is_none_or(|held| held.sequence < newest.sequence)
+        }) {
+            // Signed and fsynced once, and not in the journal any more: to sign on would fork the log.
+            let (held, said) = (own.state().size(), newest.log_size);
+            own.mark_damaged(format!(
+                "the journal ends at {held} entries, before the newest presence of {said}"
+            ));
+        }
         self.options.metrics.log_size(own.state().size());
         self.own = Some(own);
         Ok(replayed)
@@ -270,8 +281,17 @@ impl IndexFederator {
         }
     }
 
+    /// Our newest presence as it was copied; nothing when there is none, or it is another DID's.
+    fn copied_presence(&self) -> Option<Signed<Presence>> {
+        let path = self.shelf.home.presence_file(&self.options.alias);
+        let presence = Signed::<Presence>::verify(std::fs::read(path).ok()?.into()).ok()?;
+        (presence.did == self.options.identity.did()).then_some(presence)
+    }
+
     fn copy_presence(&self) {
-        let Some(log) = &self.own else { return };
+        let Some(log) = self.own.as_ref().filter(|log| log.damaged().is_none()) else {
+            return;
+        };
         let path = self.shelf.home.presence_file(&self.options.alias);
         let folder = self.shelf.home.presence_dir(&self.options.alias);
         let written = vault::create_dirs(&folder)

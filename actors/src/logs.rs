@@ -125,6 +125,12 @@ impl Log {
         &self.presence
     }
 
+    /// From now on nothing may be signed on top of this log, nor appended to it.
+    pub fn mark_damaged(&mut self, reason: String) {
+        tracing::error!(log = %self.state.publisher, %reason, "the log is damaged");
+        self.damaged.get_or_insert(reason);
+    }
+
     /// Why nothing may be signed on top of this log.
     #[must_use]
     pub fn damaged(&self) -> Option<&str> {
@@ -161,7 +167,7 @@ impl Shelf {
             last_seen: Timestamp(0),
             damaged: None,
         };
-        let was_known = known.is_some();
+        let indexed = known.as_ref().map(|record| record.state.size());
         let from = match known.filter(|record| covers(&log.journal, record)) {
             Some(record) => {
                 log.state = record.state;
@@ -169,13 +175,20 @@ impl Shelf {
                 record.cover
             }
             None => {
-                if was_known {
+                if indexed.is_some() {
                     self.forget(&publisher)?;
                 }
                 None
             }
         };
         let replayed = self.replay(&mut log, from)?;
+        // What was indexed had been fsynced: a journal of our own that is shorter now was cut by other hands.
+        let (held, indexed) = (log.state.size(), indexed.unwrap_or_default());
+        if held < indexed && log.place != Place::Cached {
+            log.mark_damaged(format!(
+                "the journal has {held} entries where {indexed} were published"
+            ));
+        }
         if let Some(mark) = log.state.presence {
             let found: Option<PresenceRecord> = self.store.get(Tree::Presences, &mark.digest.0)?;
             if let Some(record) = found {

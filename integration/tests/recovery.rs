@@ -186,3 +186,39 @@ async fn a_log_followed_through_a_holder_has_its_publishers_time() {
         "{seen}"
     );
 }
+
+/// ```text
+///   bob's journal loses its tail, or all of it: other hands, a half-restored backup
+/// ```
+#[tokio::test]
+async fn nothing_is_signed_on_top_of_a_journal_that_is_shorter_than_what_was_published() {
+    let mut bob = Node::started("bob").await;
+    for name in ["a.txt", "b.txt"] {
+        bob.publish(&[(name, name.as_bytes())]).await;
+    }
+    let journal = only_journal(&bob.home().join("log/node"));
+    bob.terminate().await;
+    let whole = fs::read(&journal).unwrap();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    for kept in [lines.len() - 2, 0] {
+        fs::write(&journal, lines[..kept].concat()).unwrap();
+        // With the index, which knows better, and without it.
+        for index in [true, false] {
+            if !index {
+                fs::remove_dir_all(bob.home().join("state")).unwrap();
+            }
+            bob.start().await;
+            let refused = bob.try_publish(&[("c.txt", b"c")]).await;
+            assert_eq!(
+                refused.problem()["code"],
+                "log_damaged",
+                "{kept} lines, index {index}"
+            );
+            assert_eq!(bob.status().await["log"]["state"], "recovering");
+            bob.terminate().await;
+        }
+    }
+    fs::write(&journal, &whole).unwrap();
+    bob.start().await;
+    assert_eq!(bob.publish(&[("c.txt", b"c")]).await["log_size"], 3);
+}

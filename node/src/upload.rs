@@ -67,7 +67,9 @@ pub fn select(paths: &[PathBuf]) -> Result<Selection, CliError> {
                 CliError::failed("missing_path", format_args!("{}: {error}", path.display()));
             said.next("name files and folders that are there")
         })?;
-        if metadata.is_dir() {
+        if lies_in_a_home(path) {
+            picking.refuse(path, IN_A_HOME);
+        } else if metadata.is_dir() {
             picking.folder(path, "")?;
         } else {
             match path.file_name().and_then(|name| name.to_str()) {
@@ -77,6 +79,19 @@ pub fn select(paths: &[PathBuf]) -> Result<Selection, CliError> {
         }
     }
     picking.finish()
+}
+
+/// What is published can never be taken back: a home holds the secret key, and nothing of it is ever published.
+const IN_A_HOME: &str = "it belongs to a home of hn, which holds secret keys";
+
+/// Whether `folder` is a home of a node, ours or any other.
+fn is_home(folder: &Path) -> bool {
+    folder.join("version").is_file() && folder.join("identities").is_dir()
+}
+
+fn lies_in_a_home(path: &Path) -> bool {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real.ancestors().any(is_home)
 }
 
 #[derive(Default)]
@@ -97,7 +112,9 @@ impl Picking {
                 continue;
             };
             let path = format!("{prefix}{name}");
-            if metadata.is_dir() {
+            if metadata.is_dir() && is_home(&source) {
+                self.refuse(&source, IN_A_HOME);
+            } else if metadata.is_dir() {
                 self.folder(&source, &format!("{path}/"))?;
             } else {
                 self.file(&source, path, &metadata);
@@ -370,6 +387,21 @@ mod tests {
                 error.what()
             );
         }
+    }
+
+    #[test]
+    fn nothing_of_a_home_is_published() {
+        let outer = folder(&[
+            ("doc", b"d"),
+            ("home/version", b"1"),
+            ("home/identities/x/secret.json", b"seed"),
+        ]);
+        let secret = outer.path().join("home/identities/x/secret.json");
+        for path in [outer.path().to_owned(), outer.path().join("home"), secret] {
+            let refused = select(&[path]).unwrap_err();
+            assert!(refused.what().contains("secret keys"), "{}", refused.what());
+        }
+        assert!(select(&[outer.path().join("doc")]).is_ok());
     }
 
     #[test]

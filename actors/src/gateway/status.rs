@@ -11,6 +11,7 @@ use crate::federation_sync::{ListPeers, RosterView};
 use crate::home;
 use crate::index_federator::{GetOwnLog, OwnLog};
 use crate::metrics;
+use crate::supervise::{ActorState, ActorStatus};
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/healthz", tag = "node", responses((status = 200, description = "It does")))]
@@ -22,7 +23,9 @@ pub async fn healthz() -> HttpResponse {
 #[utoipa::path(get, path = "/readyz", tag = "node", responses(
     (status = 200, description = "Every actor runs, the own presence is there"), (status = 503, description = "Not (yet)")))]
 pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
-    let ready = !state.registry.any_failed() && state.catalog.log(&state.catalog.own()).is_some();
+    let running = |actor: &ActorStatus| actor.state == ActorState::Running;
+    let ready = state.registry.list().iter().all(running)
+        && state.catalog.log(&state.catalog.own()).is_some();
     let body = json!({
         "status": if ready { "ready" } else { "not ready" },
         "version": env!("CARGO_PKG_VERSION"),
@@ -53,15 +56,17 @@ pub async fn status(
         .await
         .unwrap_or_default();
     let roster = state.ask(&state.links.list_peers, ListPeers).await;
+    // An actor that is away is no reason to tell the operator that there are no peers.
     let roster = roster.unwrap_or_else(|_| RosterView {
         peers: Vec::new(),
-        roster_error: None,
+        roster_error: Some("federation_sync is being restarted; ask again".into()),
     });
     let log = match state.ask(&state.links.own_log, GetOwnLog).await {
         Ok(log) => log,
         Err(_) => own_log_as_shown(&state),
     };
     let next_steps = next_steps(
+        &state,
         &log,
         &roster,
         listeners.listen.is_some_and(|l| l.ip().is_loopback()),
@@ -123,7 +128,12 @@ async fn storage(state: &GatewayState) -> Result<Value, Problem> {
 }
 
 /// What the operator could do next, each with its command.
-fn next_steps(log: &OwnLog, roster: &RosterView, loopback: bool) -> Vec<Value> {
+fn next_steps(
+    state: &GatewayState,
+    log: &OwnLog,
+    roster: &RosterView,
+    loopback: bool,
+) -> Vec<Value> {
     let step = |text: String, command: &str| json!({ "text": text, "command": command });
     let mut steps = Vec::new();
     if let Some(error) = &roster.roster_error {
@@ -146,13 +156,25 @@ fn next_steps(log: &OwnLog, roster: &RosterView, loopback: bool) -> Vec<Value> {
             "hn mcp federate refresh",
         ));
     }
-    if log.size == 0 {
+    if !state.artifacts.has_room() {
+        let text =
+            "the disk is full: nothing is published or followed until there is space".to_owned();
+        steps.push(step(
+            text,
+            "df -h; storage.min_free says what must stay free",
+        ));
+    }
+    for (did, reason) in &log.unreadable {
+        let text = format!("the log of {} cannot be opened: {reason}", did.short());
+        steps.push(step(text, "hn mcp reindex"));
+    }
+    if log.size == 0 && log.state == "ok" {
         steps.push(step(
             "nothing is published yet".into(),
             "hn shard publish PATH --public",
         ));
     }
-    if roster.peers.is_empty() {
+    if roster.peers.is_empty() && roster.roster_error.is_none() {
         steps.push(step(
             "no peer is followed".into(),
             "hn mcp federate add DID URL",
