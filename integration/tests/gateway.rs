@@ -12,6 +12,9 @@ use serde_json::Value;
 /// Within which a head has to be there (design 13: 10 s), with room for the machine.
 const HEAD: Duration = Duration::from_secs(20);
 
+/// The same for the second head of a connection: 25 s (H9), the sweep, and room for the machine.
+const SECOND_HEAD: Duration = Duration::from_secs(50);
+
 const FIVE: [(&str, &[u8]); 5] = [
     ("0", b"zero"),
     ("1", b"one"),
@@ -505,6 +508,41 @@ async fn a_client_that_never_finishes_its_head_is_cut_off() {
         answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
         "{answer}"
     );
+    assert_eq!(bob.get("/healthz").await.status(), 200);
+}
+
+/// The server's own bound is for the first head of a connection; whoever dribbles the second holds no place either.
+#[tokio::test]
+async fn a_client_that_dribbles_its_second_head_is_cut_off() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bob = Node::started("bob").await;
+    let stream = tokio::net::TcpStream::connect(bob.address()).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let first = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", bob.address());
+    writer.write_all(first.as_bytes()).await.unwrap();
+    let mut answer = [0; 4096];
+    assert!(reader.read(&mut answer).await.unwrap() > 0);
+    let dribble = async {
+        writer.write_all(b"GET /healthz HTTP/1.1\r\nX: ").await?;
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            beat.tick().await;
+            writer.write_all(b"x").await?;
+        }
+    };
+    let cut = async {
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).await
+    };
+    let ended = async {
+        tokio::select! {
+            _ = cut => {}
+            broken = dribble => { let _: std::io::Result<()> = broken; }
+        }
+    };
+    tokio::time::timeout(SECOND_HEAD, ended)
+        .await
+        .expect("the connection is ended in time");
     assert_eq!(bob.get("/healthz").await.status(), 200);
 }
 

@@ -30,6 +30,7 @@ use hn_actors::vault::{FileCache, SpaceGuard};
 use hn_protocol::did::Did;
 use hn_protocol::document::Endpoints;
 use hn_protocol::federation::Schedule;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 use url::Url;
 
@@ -191,6 +192,7 @@ impl Node {
             mode,
         } = options;
         let clock = Clock::from_env()?;
+        raise_descriptors();
         failpoint::init_from_env()?;
         let lock = lock(&home)?;
         let keyring = Keyring::open(&home)?;
@@ -432,6 +434,15 @@ impl NodeHandle {
         if let Err(error) = self.lock.remove_stale_sockets() {
             warn!(%error, "the socket was not removed");
         }
+    }
+}
+
+/// A connection takes two file descriptors; the usual soft limit of 1,024 is for programs without any.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files stays as it is");
     }
 }
 

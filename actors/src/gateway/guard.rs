@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -14,6 +15,7 @@ use governor::{DefaultKeyedRateLimiter, Quota};
 use url::Url;
 
 use super::GatewayState;
+use super::connections::{Answering, Attended, Connection};
 use super::problem::Problem;
 use crate::supervise::panic_text;
 
@@ -117,10 +119,12 @@ fn host_of(ip: IpAddr) -> String {
 }
 
 /// The middleware: guard, handler, count. A handler that panics answers 500 and harms nobody else.
-pub async fn pass<B: MessageBody>(
+pub async fn pass<B: MessageBody + Unpin>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
+) -> Result<ServiceResponse<Attended<B>>, Error> {
+    let connection = request.request().conn_data::<Arc<Connection>>();
+    let answering = connection.map(Answering::on);
     let state = request.app_data::<web::Data<GatewayState>>().cloned();
     let guard = request.app_data::<web::Data<Guard>>().cloned();
     let refused = guard.and_then(|guard| guard.check(&request).err());
@@ -143,7 +147,7 @@ pub async fn pass<B: MessageBody>(
         };
         state.metrics.http_answered(status.as_u16());
     }
-    answer
+    Ok(answer?.map_body(|_, body| Attended::new(body, answering)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod admin;
 mod artifact;
+mod connections;
 mod federate;
 mod guard;
 mod openapi;
@@ -28,6 +29,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, warn};
 use url::Url;
 
+use connections::Connections;
 pub use guard::Guard;
 pub use openapi::document as openapi_document;
 use problem::Problem;
@@ -47,8 +49,10 @@ use crate::supervise::Registry;
 
 /// How long a client may take to send its headers (design 13).
 const HEADER_TIME: Duration = Duration::from_secs(10);
+/// What was sent and is not taken for so long ends the connection, a window that stays shut included.
+const UNREAD_TIME: Duration = Duration::from_secs(30);
 /// An idle connection is kept so long.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Requests under way when the node stops get so long to end, in seconds; SIGTERM promises 10 in all.
 const DRAIN_SECONDS: u64 = 5;
 /// Threads a worker may block on disks: more would only queue there.
@@ -265,6 +269,8 @@ impl Handler<Serve> for Gateway {
             let guard =
                 web::Data::new(Guard::new(listen, public_url.as_ref(), settings.rate_limit));
             let workers = settings.workers.max(1) as usize;
+            let connections = Arc::new(Connections::default());
+            let watched = Arc::clone(&connections);
             let server = HttpServer::new(move || {
                 App::new()
                     .app_data(state.clone())
@@ -279,10 +285,19 @@ impl Handler<Serve> for Gateway {
             .max_connections((settings.max_connections as usize / workers).max(1))
             .client_request_timeout(HEADER_TIME)
             .keep_alive(KEEP_ALIVE)
+            .on_connect(move |connection, data| watch(&watched, connection, data))
             .disable_signals()
             .shutdown_timeout(DRAIN_SECONDS)
             .listen(listener)?;
             self.run(server.run());
+            // Beside the actor, as the servers are.
+            actix::spawn(async move {
+                let mut sweep = tokio::time::interval(connections::SWEEP);
+                loop {
+                    sweep.tick().await;
+                    connections.sweep(KEEP_ALIVE + HEADER_TIME);
+                }
+            });
         }
         if let Some(listener) = metrics {
             self.serve_metrics(listener, metrics_state)?;
@@ -373,6 +388,20 @@ async fn unknown_route(request: HttpRequest) -> Result<HttpResponse, Problem> {
         "unknown_route",
         request.path().chars().take(200).collect::<String>(),
     ))
+}
+
+/// A connection from outside: watched, and dropped by the kernel when its answers are not taken.
+fn watch(connections: &Connections, connection: &dyn std::any::Any, data: &mut Extensions) {
+    let Some(stream) = connection.downcast_ref::<tokio::net::TcpStream>() else {
+        return;
+    };
+    let unread = u32::try_from(UNREAD_TIME.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, unread) {
+        warn!(%error, "a connection's time could not be bounded");
+    }
+    if let Some(connection) = connections.watch(stream) {
+        data.insert(connection);
+    }
 }
 
 /// The socket's mode keeps others out; that the peer is the owner or root is checked all the same.
