@@ -2,24 +2,31 @@
 //!
 //! An artifact is hashed while it streams and is kept only when its digest is the one that was asked for; it
 //! may not be longer than the log says. Many are made durable together.
+//!
+//! How far a log is mirrored from a holder is kept durably ([`MirrorMark`]): a run looks at what is new, and now and
+//! then at what was missing.
+
+mod mark;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture, Supervised};
 use futures_util::StreamExt;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::document::{Entry, Slice};
+use hn_protocol::document::Slice;
 use hn_protocol::federation::Reason;
 use hn_protocol::sign::Signed;
-use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, PoisonError};
+use hn_protocol::time::Timestamp;
+use serde::Serialize;
 use tracing::warn;
 use url::Url;
 
+use self::mark::MirrorMark;
 use crate::artifacts::ArtifactShelf;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, LogView};
 use crate::failpoint;
 use crate::fetch::{Fetch, FetchError, Trust};
 use crate::metrics::Metrics;
@@ -34,16 +41,25 @@ const COMMIT_SIZE: usize = 64;
 /// The largest artifact that is fetched for somebody who knows nothing but its digest.
 const MAX_UNKNOWN_SIZE: u64 = 64 << 30;
 
-/// Fetches every artifact of a held log that is not here yet. Answers when all are durable, or what is missing.
+/// Fetches the artifacts of a held log that are not here yet: those of slices that are new, and of the missing ones
+/// those that are due again. Answers when all are durable, or what is missing.
 #[derive(Message)]
 #[rtype(result = "Result<MirrorReport, MirrorError>")]
 pub struct MirrorLog {
     /// Whose log.
     pub publisher: Did,
+    /// From whom.
+    pub holder: Did,
     /// From where.
     pub base: Url,
     /// Who wrote that URL.
     pub trust: Trust,
+    /// Bytes that may be kept of this log from this holder, those of earlier runs included.
+    pub budget: u64,
+    /// Whether what was missing a moment ago is asked for again.
+    pub again: bool,
+    /// The time.
+    pub now: Timestamp,
 }
 
 /// Fetches one artifact from one of `sources`, into a temporary file.
@@ -63,11 +79,17 @@ pub struct MirrorReport {
     pub artifacts: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Artifacts that the peer does not have, or that did not verify.
+    /// Artifacts that the peer does not have, or that did not verify; those of earlier runs included.
     pub missing: u64,
-    /// The first of those reasons.
+    /// One of those reasons, a lie before an absence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Reason>,
+    /// Whether artifacts are left out because `federation.max_held_bytes` is used up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
+    /// Bytes kept of this log from this holder, by this run and every earlier one.
+    #[serde(skip)]
+    pub kept: u64,
 }
 
 impl MirrorReport {
@@ -77,6 +99,8 @@ impl MirrorReport {
         self.bytes += other.bytes;
         self.missing += other.missing;
         self.error = self.error.take().or(other.error);
+        self.left_out |= other.left_out;
+        self.kept += other.kept;
     }
 }
 
@@ -94,7 +118,7 @@ pub enum MirrorError {
         /// What came.
         got: Digest,
     },
-    /// Longer or shorter than the log says.
+    /// Longer than the log says.
     #[error("the artifact is longer than the {0} bytes that the log says")]
     Size(u64),
     /// There is no peer to ask.
@@ -135,7 +159,9 @@ impl MirrorError {
         matches!(self, Self::Full(_) | Self::Failed(_))
     }
 
-    fn reason(&self) -> Reason {
+    /// As a peer's health says it.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
         Reason {
             code: self.code().to_owned(),
             detail: self.to_string(),
@@ -152,12 +178,6 @@ impl From<io::Error> for MirrorError {
             _ => Self::Failed(error.to_string()),
         }
     }
-}
-
-/// How far a log is mirrored: everything before `next` is here or was never to be had.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-struct MirrorMark {
-    next: u64,
 }
 
 /// The actor: messages in, downloads beside each other, one run a log at a time.
@@ -207,111 +227,28 @@ impl Worker {
             Arc::clone(turns.entry(job.publisher).or_default())
         };
         let _turn = turn.lock().await;
-        let mut report = MirrorReport::default();
         let Some(view) = self.catalog.log(&job.publisher) else {
-            return Ok(report);
+            return Ok(MirrorReport::default());
         };
-        let key = mark_key(&job.publisher);
+        let key = mark::key(&job.publisher, &job.holder);
         let mark: Option<MirrorMark> =
             self.store.get(Tree::Meta, &key).map_err(io::Error::other)?;
-        let mut next = mark.unwrap_or_default().next;
-        let target = self.shelf.mirrored(&job.publisher);
-        while next < view.state.size() {
-            let slice = {
-                let (catalog, view) = (self.catalog.clone(), Arc::clone(&view));
-                blocking(move || {
-                    let record = catalog
-                        .slices(&view, next)
-                        .next()
-                        .transpose()
-                        .map_err(io::Error::other)?;
-                    record
-                        .map(|record| Ok((view.reader.read(record.span)?, record.next_cursor)))
-                        .transpose()
-                })
-                .await?
-            };
-            let Some((line, after)) = slice else { break };
-            // It was verified before it was stored; what the disk gives back is verified again.
-            let slice = Signed::<Slice>::verify(line.into())
-                .map_err(|e| MirrorError::Failed(e.to_string()))?;
-            let missing_before = report.missing;
-            self.mirror_slice(&slice, &job, &target, &mut report)
-                .await?;
-            next = after;
-            // From the first entry that could not be had on, the next run looks again.
-            if report.missing == 0 && missing_before == 0 {
-                let mut batch = Batch::default();
-                batch
-                    .put(Tree::Meta, &key, &MirrorMark { next })
-                    .map_err(io::Error::other)?;
-                self.store.apply(batch).map_err(io::Error::other)?;
-            }
-        }
-        Ok(report)
-    }
-
-    async fn mirror_slice(
-        &self,
-        slice: &Slice,
-        job: &MirrorLog,
-        target: &ArtifactStore,
-        report: &mut MirrorReport,
-    ) -> Result<(), MirrorError> {
-        let shelf = self.shelf.clone();
-        let entries = slice.entries.clone();
-        let wanted: Vec<Entry> = blocking(move || {
-            let mut wanted = Vec::new();
-            for entry in entries {
-                if !shelf.contains(&entry.digest)? {
-                    wanted.push(entry);
-                }
-            }
-            Ok(wanted)
-        })
-        .await?;
-        let downloads = futures_util::stream::iter(wanted.into_iter().map(|entry| {
-            let (worker, target, base, trust) =
-                (self.clone(), target.clone(), job.base.clone(), job.trust);
-            async move {
-                worker
-                    .download(&target, &base, trust, &entry.digest, Some(entry.size))
-                    .await
-            }
-        }));
-        let mut batches = downloads
-            .buffer_unordered(CONCURRENCY)
-            .ready_chunks(COMMIT_SIZE);
-        while let Some(batch) = batches.next().await {
-            let mut staged = Vec::with_capacity(batch.len());
-            let mut stop = None;
-            for outcome in batch {
-                match outcome {
-                    Ok(artifact) => staged.push(artifact),
-                    Err(error) if error.is_local() => stop = Some(error),
-                    Err(error) => {
-                        report.missing += 1;
-                        // A lie is worth telling before an absence.
-                        if report.error.is_none() || error.is_lie() {
-                            report.error = Some(error.reason());
-                        }
-                    }
-                }
-            }
-            let (count, bytes) = (
-                staged.len() as u64,
-                staged.iter().map(Staged::size).sum::<u64>(),
-            );
-            let (shelf, publisher) = (self.shelf.clone(), job.publisher);
-            blocking(move || shelf.keep(&publisher, staged)).await?;
-            report.artifacts += count;
-            report.bytes += bytes;
-            self.metrics.artifacts_mirrored(count, bytes);
-            if let Some(error) = stop {
-                return Err(error);
-            }
-        }
-        Ok(())
+        let mut run = Run {
+            target: self.shelf.mirrored(&job.publisher),
+            worker: self,
+            job,
+            key,
+            mark: mark.unwrap_or_default(),
+            report: MirrorReport::default(),
+        };
+        let outcome = run.run(view).await;
+        // What is durable is remembered, however the run ended.
+        run.save().await?;
+        outcome?;
+        run.report.missing = run.mark.missing();
+        run.report.error = run.mark.reason().or(run.report.error);
+        run.report.kept = run.mark.kept();
+        Ok(run.report)
     }
 
     /// Streams one artifact into a temporary file. Errors: no answer, another digest, another length.
@@ -378,18 +315,158 @@ impl Worker {
     }
 }
 
-/// Runs what touches the disk where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, MirrorError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(error) => Err(MirrorError::Failed(error.to_string())),
-    }
+/// One log from one holder.
+struct Run {
+    worker: Worker,
+    job: MirrorLog,
+    target: ArtifactStore,
+    key: Vec<u8>,
+    mark: MirrorMark,
+    report: MirrorReport,
 }
 
-fn mark_key(publisher: &Did) -> Vec<u8> {
-    [b"mirror/".as_slice(), publisher.public_key()].concat()
+impl Run {
+    async fn run(&mut self, view: Arc<LogView>) -> Result<(), MirrorError> {
+        let missing = self.mark.due(self.job.now, self.job.again);
+        if !self.fetch(missing).await? {
+            return Ok(());
+        }
+        while self.mark.next() < view.state.size() && !self.mark.is_full() {
+            let Some((slice, after)) = self.slice(&view).await? else {
+                break;
+            };
+            let entries = slice.entries.iter();
+            let wanted = entries
+                .filter(|entry| !self.mark.misses(&entry.digest))
+                .map(|entry| (entry.digest, entry.size))
+                .collect();
+            if !self.fetch(wanted).await? {
+                break;
+            }
+            self.mark.advance(after);
+            self.save().await?;
+        }
+        Ok(())
+    }
+
+    /// The slice at the mark, with the cursor after it.
+    async fn slice(
+        &self,
+        view: &Arc<LogView>,
+    ) -> Result<Option<(Signed<Slice>, u64)>, MirrorError> {
+        let (catalog, view) = (self.worker.catalog.clone(), Arc::clone(view));
+        let next = self.mark.next();
+        blocking(move || {
+            let record = catalog.slices(&view, next).next().transpose();
+            let Some(record) = record.map_err(io::Error::other)? else {
+                return Ok(None);
+            };
+            let line = view.reader.read(record.span)?;
+            // It was verified before it was stored; what the disk gives back is verified again.
+            let slice = Signed::<Slice>::verify(line.into()).map_err(io::Error::other)?;
+            Ok(Some((slice, record.next_cursor)))
+        })
+        .await
+    }
+
+    /// Fetches those of `wanted` that are not here. False when it has to stop before the end: the budget is used up,
+    /// too much is missing to remember, or the holder is gone.
+    async fn fetch(&mut self, wanted: Vec<(Digest, u64)>) -> Result<bool, MirrorError> {
+        let shelf = self.worker.shelf.clone();
+        let (held, wanted) = blocking(move || {
+            let (mut held, mut absent) = (Vec::new(), Vec::new());
+            for (digest, size) in wanted {
+                if shelf.contains(&digest)? {
+                    held.push(digest);
+                } else {
+                    absent.push((digest, size));
+                }
+            }
+            Ok((held, absent))
+        })
+        .await?;
+        held.iter().for_each(|digest| self.mark.found(digest, 0));
+        let mut left = self.job.budget.saturating_sub(self.mark.kept());
+        let mut affordable = Vec::new();
+        for (digest, size) in wanted {
+            match left.checked_sub(size) {
+                Some(after) => left = after,
+                None => {
+                    self.report.left_out = true;
+                    break;
+                }
+            }
+            affordable.push((digest, size));
+        }
+        let from = (self.job.base.clone(), self.job.trust);
+        let to = (self.worker.clone(), self.target.clone());
+        let downloads =
+            futures_util::stream::iter(affordable.into_iter().map(move |(digest, size)| {
+                let ((worker, target), (base, trust)) = (to.clone(), from.clone());
+                async move {
+                    let outcome = worker
+                        .download(&target, &base, trust, &digest, Some(size))
+                        .await;
+                    (digest, size, outcome)
+                }
+            }));
+        let mut batches = downloads
+            .buffer_unordered(CONCURRENCY)
+            .ready_chunks(COMMIT_SIZE);
+        let mut goes_on = true;
+        while let Some(batch) = batches.next().await {
+            let mut staged = Vec::with_capacity(batch.len());
+            let mut stop = None;
+            for (digest, size, outcome) in batch {
+                match outcome {
+                    Ok(artifact) => staged.push(artifact),
+                    Err(error) if error.is_local() => stop = Some(error),
+                    // Who is gone lacks nothing: the next run goes on here.
+                    Err(MirrorError::Fetch(error @ FetchError::Connect(_))) => {
+                        self.report.error = Some(MirrorError::Fetch(error).reason());
+                        goes_on = false;
+                    }
+                    Err(error) => goes_on &= self.mark.missed(digest, size, &error, self.job.now),
+                }
+            }
+            self.keep(staged).await?;
+            if let Some(error) = stop {
+                return Err(error);
+            }
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(goes_on && !self.report.left_out)
+    }
+
+    async fn keep(&mut self, staged: Vec<Staged>) -> Result<(), MirrorError> {
+        let kept: Vec<(Digest, u64)> = staged.iter().map(|s| (s.digest(), s.size())).collect();
+        let count = kept.len() as u64;
+        let bytes: u64 = kept.iter().map(|(_, size)| size).sum();
+        let (shelf, publisher) = (self.worker.shelf.clone(), self.job.publisher);
+        blocking(move || shelf.keep(&publisher, staged)).await?;
+        for (digest, size) in &kept {
+            self.mark.found(digest, *size);
+        }
+        self.report.artifacts += count;
+        self.report.bytes += bytes;
+        self.worker.metrics.artifacts_mirrored(count, bytes);
+        Ok(())
+    }
+
+    /// Keeps the mark, if it is another one than the Store has.
+    async fn save(&mut self) -> Result<(), MirrorError> {
+        if !self.mark.take_changed() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch
+            .put(Tree::Meta, &self.key, &self.mark)
+            .map_err(io::Error::other)?;
+        let store = self.worker.store.clone();
+        blocking(move || store.apply(batch).map_err(io::Error::other)).await
+    }
 }
 
 impl Actor for ArtifactMirror {
@@ -418,6 +495,16 @@ impl Handler<FetchArtifact> for ArtifactMirror {
     fn handle(&mut self, message: FetchArtifact, _: &mut Self::Context) -> Self::Result {
         strike();
         Box::pin(self.worker.clone().fetch_one(message))
+    }
+}
+
+/// Runs what touches the disk where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, MirrorError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => Err(MirrorError::Failed(error.to_string())),
     }
 }
 

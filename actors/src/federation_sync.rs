@@ -1,7 +1,10 @@
 //! Follows the roster's peers: who is pulled from when is decided by `hn_protocol::federation`; this file reads
-//! the roster, starts the pulls, keeps each peer's health, and answers those who wait.
+//! the roster, starts the pulls and the mirror runs behind them, keeps each peer's health, and answers those who wait.
 
-use std::collections::BTreeSet;
+mod mirroring;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::{
@@ -10,19 +13,20 @@ use actix::{
 };
 use hn_protocol::did::Did;
 use hn_protocol::federation::{
-    Effect, Federation, Input, Outcome, PeerHealth, PeerState, Reason, Schedule,
+    Effect, Federation, Input, Outcome, PeerHealth, PeerState, Schedule,
 };
-use serde::Serialize;
+use hn_protocol::invariants::MAX_RETRY;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
-use url::Url;
 
-use crate::artifact_mirror::{MirrorError, MirrorLog, MirrorReport};
+use self::mirroring::Mirroring;
+pub use self::view::{PeerView, RosterView};
+use crate::artifact_mirror::{MirrorLog, MirrorReport};
 use crate::failpoint;
 use crate::fetch::Trust;
 use crate::metrics::Metrics;
-use crate::pull::{PeerReport, PullLimits, Puller};
-use crate::roster::{RosterError, RosterFile, RosterPeer, Scope};
+use crate::pull::{HeldList, PeerReport, PullLimits, Puller};
+use crate::roster::{RosterError, RosterFile, RosterPeer};
 use crate::store::{Batch, Store, Tree};
 
 /// How often the roster file is looked at: a person who edits it sees the node follow within this.
@@ -44,7 +48,7 @@ pub struct Refresh {
 #[derive(Message)]
 #[rtype(result = "Result<PeerView, SyncError>")]
 pub struct PutPeer {
-    /// The peer as it is to be. Without a URL one is looked for in what is held.
+    /// The peer as it is to be. Without a URL it is asked where its held presence says, looked up at each pull.
     pub peer: RosterPeer,
 }
 
@@ -74,48 +78,6 @@ pub struct Reschedule {
     pub schedule: Schedule,
     /// Bounds of each pull.
     pub limits: PullLimits,
-}
-
-/// Every peer, and what is wrong with the roster file.
-#[derive(Debug, Clone, Serialize)]
-pub struct RosterView {
-    /// The peers, in the roster's order.
-    pub peers: Vec<PeerView>,
-    /// Why the file cannot be read as it is now.
-    pub roster_error: Option<String>,
-}
-
-/// A peer as `hn status` and `hn mcp federate list` show it.
-#[derive(Debug, Clone, Serialize)]
-pub struct PeerView {
-    /// The peer.
-    pub did: Did,
-    /// Its petname.
-    pub alias: Option<String>,
-    /// Its base URL.
-    pub url: Option<Url>,
-    /// Its presence's URL.
-    pub presence: Option<Url>,
-    /// How much is followed.
-    pub scope: Scope,
-    /// Whether artifacts are fetched as well.
-    pub mirror: bool,
-    /// `new`, `healthy`, `unreachable` or `stale`.
-    pub state: &'static str,
-    /// Why it is not healthy: `code: detail`.
-    pub reason: Option<String>,
-    /// Since when the state holds.
-    pub since: String,
-    /// When it is asked next.
-    pub next_try: String,
-    /// What the operator can do.
-    pub remedy: Option<&'static str>,
-    /// Entries held of its log.
-    pub log_size: u64,
-    /// Root of what is held.
-    pub log_root: String,
-    /// When an answer last verified.
-    pub last_sync: Option<String>,
 }
 
 /// Why a request about peers was refused.
@@ -148,8 +110,17 @@ pub struct SyncOptions {
     pub background: bool,
 }
 
+/// What a caller still waits for of one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Pull,
+    Mirror,
+}
+
 struct Waiting {
-    pending: BTreeSet<Did>,
+    /// Whether the artifacts are waited for as well.
+    mirror: bool,
+    pending: BTreeMap<Did, Phase>,
     reports: Vec<PeerReport>,
     reply: oneshot::Sender<Result<Vec<PeerReport>, SyncError>>,
 }
@@ -164,7 +135,12 @@ pub struct FederationSync {
     store: Store,
     metrics: Metrics,
     waiting: Vec<Waiting>,
+    /// Whose artifacts an operator asked for.
     mirror_wanted: BTreeSet<Did>,
+    /// Mirror runs under way; with the pull to mirror again after them, because an operator asked meanwhile.
+    mirroring: BTreeMap<Did, Option<PeerReport>>,
+    /// What each peer listed last.
+    held_lists: BTreeMap<Did, HeldList>,
     timer: Option<SpawnHandle>,
 }
 
@@ -180,7 +156,7 @@ impl FederationSync {
         metrics: Metrics,
     ) -> Self {
         Self {
-            core: Federation::new(options.schedule, options.seed),
+            core: core(&options),
             options,
             roster,
             puller,
@@ -189,6 +165,8 @@ impl FederationSync {
             metrics,
             waiting: Vec::new(),
             mirror_wanted: BTreeSet::new(),
+            mirroring: BTreeMap::new(),
+            held_lists: BTreeMap::new(),
             timer: None,
         }
     }
@@ -207,10 +185,13 @@ impl FederationSync {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
-        let Some(wake) = self.core.next_wake().filter(|_| self.options.background) else {
+        let Some(wake) = self.core.next_wake() else {
             return;
         };
-        let wait = wake.since(self.puller.clock.now()).max(SHORTEST_SLEEP);
+        // However far the clock was when the next try was set, it is looked at again within the longest wait.
+        let wait = wake
+            .since(self.puller.clock.now())
+            .clamp(SHORTEST_SLEEP, MAX_RETRY);
         self.timer = Some(ctx.run_later(wait, |this, ctx| {
             this.timer = None;
             this.step(Input::Tick, ctx);
@@ -236,61 +217,130 @@ impl FederationSync {
             .iter()
             .map(|peer| peer.did)
             .collect();
-        let pull = self.puller.clone().pull(peer, listed);
+        let last = self.held_lists.remove(&did);
+        let pull = self.puller.clone().pull(peer, listed, last);
         ctx.spawn(
             pull.into_actor(self)
                 .map(|report, this, ctx| this.pulled(report, ctx)),
         );
     }
 
-    /// A pull has ended: mirror if that is wanted, then tell everyone.
-    fn pulled(&mut self, report: PeerReport, ctx: &mut Context<Self>) {
-        let peer = self.roster.peer(&report.did).cloned();
-        let wanted =
-            self.mirror_wanted.remove(&report.did) || peer.as_ref().is_some_and(|peer| peer.mirror);
+    /// A pull has ended: its slot is free at once. Artifacts follow beside the next pulls; who asked for them waits.
+    fn pulled(&mut self, mut report: PeerReport, ctx: &mut Context<Self>) {
+        let did = report.did;
+        let peer = self.roster.peer(&did).cloned();
+        let again = self.mirror_wanted.remove(&did);
+        let wanted = peer
+            .as_ref()
+            .is_some_and(|peer| again || peer.mirror || self.mirroring.contains_key(&did));
+        if let Some(list) = report.list.take().filter(|_| peer.is_some()) {
+            self.held_lists.insert(did, list);
+        }
+        if !wanted {
+            // What an earlier run found is nothing that this peer is followed for any more.
+            let outcome = Outcome::Verified;
+            self.step(Input::Mirrored { peer: did, outcome }, ctx);
+        }
+        let outcome = report.outcome.clone();
+        self.step(Input::Finished { peer: did, outcome }, ctx);
+        report.state = self.state(&did);
+        self.tell(&report);
         let reached = !matches!(report.outcome, Outcome::Unreachable(_));
-        let Some((base, peer)) = report.base.clone().zip(peer).filter(|_| wanted && reached) else {
-            self.settle(report, ctx);
-            return;
-        };
-        let trust = if peer.url.is_some() {
-            Trust::Operator
-        } else {
-            Trust::Stranger
-        };
-        let publishers = std::iter::once(report.did).chain(report.held.iter().map(|held| held.did));
-        let jobs: Vec<MirrorLog> = publishers
-            .map(|publisher| MirrorLog {
-                publisher,
-                base: base.clone(),
-                trust,
-            })
-            .collect();
-        let mirroring = mirror_all(self.mirror.clone(), jobs, report);
-        ctx.spawn(
-            mirroring
-                .into_actor(self)
-                .map(|report, this, ctx| this.settle(report, ctx)),
-        );
+        let mirrors = wanted && reached && report.base.is_some();
+        self.report(&report, mirrors && again);
+        if mirrors {
+            self.mirror(report, again, ctx);
+        }
     }
 
-    fn settle(&mut self, mut report: PeerReport, ctx: &mut Context<Self>) {
+    /// Mirrors what the pull brought; one run a peer at a time.
+    fn mirror(&mut self, report: PeerReport, again: bool, ctx: &mut Context<Self>) {
         let did = report.did;
-        self.step(
-            Input::Finished {
-                peer: did,
-                outcome: report.outcome.clone(),
+        if let Some(next) = self.mirroring.get_mut(&did) {
+            // The run under way sees what is new; only an operator's wish wants a run of its own.
+            if again {
+                *next = Some(report);
+            }
+            return;
+        }
+        let Some((base, peer)) = report.base.clone().zip(self.roster.peer(&did)) else {
+            return;
+        };
+        let listed = &self.roster.roster().peers;
+        let counts = |publisher: &Did| listed.iter().all(|peer| peer.did != *publisher);
+        let held = report.held.iter().map(|held| (held.did, counts(&held.did)));
+        let job = Mirroring {
+            peer: did,
+            base,
+            trust: if peer.url.is_some() {
+                Trust::Operator
+            } else {
+                Trust::Stranger
             },
-            ctx,
-        );
-        report.state = self
-            .core
-            .health(&did)
+            logs: std::iter::once((did, false)).chain(held).collect(),
+            budget: self.puller.limits.max_held_bytes,
+            again,
+            now: self.puller.clock.now(),
+        };
+        self.mirroring.insert(did, None);
+        let run = mirroring::run(self.mirror.clone(), job);
+        ctx.spawn(run.into_actor(self).map(|(mirrored, outcome), this, ctx| {
+            this.mirrored(report, mirrored, outcome, ctx);
+        }));
+    }
+
+    /// A mirror run has ended.
+    fn mirrored(
+        &mut self,
+        mut report: PeerReport,
+        mirrored: MirrorReport,
+        outcome: Outcome,
+        ctx: &mut Context<Self>,
+    ) {
+        let did = report.did;
+        let next = self.mirroring.remove(&did).flatten();
+        report.mirrored = Some(mirrored);
+        if let (Outcome::Refused(reason) | Outcome::Local(reason), None) = (&outcome, &report.error)
+        {
+            warn!(peer = %did, code = reason.code, reason = reason.detail, "mirror run failed");
+            report.error = Some(reason.clone());
+            report.status = "failed";
+        }
+        self.step(Input::Mirrored { peer: did, outcome }, ctx);
+        report.state = self.state(&did);
+        match next {
+            // Whoever waits asked after this run had begun, or can wait for the next one as well.
+            Some(next) => self.mirror(next, true, ctx),
+            None => self.report_mirrored(&report),
+        }
+    }
+
+    fn state(&self, did: &Did) -> &'static str {
+        self.core
+            .health(did)
             .map_or(PeerState::New, |(health, _)| health.state)
-            .name();
-        self.tell(&report);
+            .name()
+    }
+
+    /// Answers whoever waits for this pull; who waits for a mirror run that follows it waits on.
+    fn report(&mut self, report: &PeerReport, mirrors: bool) {
         for waiting in &mut self.waiting {
-            if waiting.pending.remove(&did) {
+            match waiting.pending.get_mut(&report.did) {
+                Some(phase) if waiting.mirror && mirrors => *phase = Phase::Mirror,
+                Some(Phase::Pull) => {
+                    waiting.pending.remove(&report.did);
+                    waiting.reports.push(report.clone());
+                }
+                _ => {}
+            }
+        }
+        self.answer();
+    }
+
+    fn report_mirrored(&mut self, report: &PeerReport) {
+        for waiting in &mut self.waiting {
+            if waiting.pending.get(&report.did) == Some(&Phase::Mirror) {
+                waiting.pending.remove(&report.did);
                 waiting.reports.push(report.clone());
             }
         }
@@ -362,62 +412,25 @@ impl FederationSync {
             listed.map(|did| (did, self.known_health(&did))).collect();
         let followed: BTreeSet<Did> = roster.iter().map(|(did, _)| *did).collect();
         for waiting in &mut self.waiting {
-            waiting.pending.retain(|did| followed.contains(did));
+            waiting.pending.retain(|did, _| followed.contains(did));
         }
+        self.held_lists.retain(|did, _| followed.contains(did));
         self.answer();
-        if self.options.background {
-            self.step(Input::Roster(roster), ctx);
-        } else {
-            // Without background following, peers are known to the core but only a refresh starts a pull.
-            self.core.know(roster, self.puller.clock.now());
-        }
+        self.step(Input::Roster(roster), ctx);
     }
 
     fn known_health(&self, did: &Did) -> Option<PeerHealth> {
         self.store.get(Tree::Peers, did.public_key()).ok().flatten()
     }
 
-    fn view(&self, peer: &RosterPeer) -> PeerView {
-        let held = self.puller.catalog.log(&peer.did);
-        let health = self.core.health(&peer.did);
-        let state = health.map_or(PeerState::New, |(health, _)| health.state);
-        let reason = health.and_then(|(health, _)| health.reason.as_ref());
-        PeerView {
-            did: peer.did,
-            alias: peer.alias.clone(),
-            url: peer.url.clone(),
-            presence: peer.presence.clone(),
-            scope: peer.scope,
-            mirror: peer.mirror,
-            state: state.name(),
-            reason: reason.map(|reason| format!("{}: {}", reason.code, reason.detail)),
-            since: health.map_or_else(String::new, |(health, _)| health.since.to_string()),
-            next_try: health.map_or_else(String::new, |(_, next)| next.to_string()),
-            remedy: remedy(state, reason),
-            log_size: held.as_ref().map_or(0, |view| view.state.size()),
-            log_root: held
-                .as_ref()
-                .map_or_else(hn_protocol::merkle::empty_root, |view| view.state.root())
-                .to_string(),
-            last_sync: health
-                .and_then(|(health, _)| health.last_sync)
-                .map(|at| at.to_string()),
-        }
-    }
-
     fn put(&mut self, message: PutPeer, ctx: &mut Context<Self>) -> Result<PeerView, SyncError> {
-        let mut peer = message.peer;
+        let peer = message.peer;
         let did = peer.did;
         if did == self.puller.catalog.own() {
             return Err(SyncError::Ourselves(did));
         }
-        if peer.url.is_none() {
-            peer.url = self
-                .puller
-                .known_url(&did)
-                .filter(crate::roster::is_base_url);
-        }
-        if peer.url.is_none() {
+        // What a presence says is a stranger's word at every pull; in the roster it would pass for the operator's.
+        if peer.url.is_none() && self.puller.known_url(&did).is_none() {
             return Err(SyncError::Unresolved(did));
         }
         self.roster.put(&peer)?;
@@ -426,6 +439,10 @@ impl FederationSync {
             self.step(Input::Refresh(Some(did)), ctx);
         }
         Ok(self.view(&peer))
+    }
+
+    fn view(&self, peer: &RosterPeer) -> PeerView {
+        PeerView::new(peer, self.core.health(&peer.did), &self.puller)
     }
 
     fn refresh(
@@ -453,90 +470,14 @@ impl FederationSync {
         }
         let (reply, answer) = oneshot::channel();
         self.waiting.push(Waiting {
-            pending,
+            mirror: message.mirror,
+            pending: pending.into_iter().map(|did| (did, Phase::Pull)).collect(),
             reports: Vec::new(),
             reply,
         });
         self.answer();
         self.step(Input::Refresh(message.peer), ctx);
         Ok(answer)
-    }
-}
-
-async fn mirror_all(
-    mirror: Recipient<MirrorLog>,
-    jobs: Vec<MirrorLog>,
-    mut report: PeerReport,
-) -> PeerReport {
-    let mut total = MirrorReport::default();
-    let mut failure = None;
-    for job in jobs {
-        match mirror.send(job).await {
-            Ok(Ok(mirrored)) => total.add(mirrored),
-            Ok(Err(error)) => failure = Some(error),
-            Err(_) => failure = Some(MirrorError::Failed("the mirror is being restarted".into())),
-        }
-        if failure.is_some() {
-            break;
-        }
-    }
-    let mirrored = total.error.clone();
-    report.mirrored = Some(total);
-    if report.error.is_some() {
-        return report;
-    }
-    let outcome = match (failure, mirrored) {
-        (Some(error), _) => {
-            let reason = Reason {
-                code: error.code().to_owned(),
-                detail: error.to_string(),
-            };
-            Some(Outcome::Local(reason))
-        }
-        // Bytes that are not what the digest names are a lie; an artifact that is not there is not.
-        (None, Some(reason))
-            if reason.code == "artifact_mismatch" || reason.code == "artifact_too_long" =>
-        {
-            Some(Outcome::Refused(reason))
-        }
-        (None, _) => None,
-    };
-    if let Some(outcome) = outcome {
-        report.error = match &outcome {
-            Outcome::Refused(reason) | Outcome::Local(reason) => Some(reason.clone()),
-            _ => None,
-        };
-        report.status = "failed";
-        report.outcome = outcome;
-    }
-    report
-}
-
-/// What an operator can do about a peer that is not healthy.
-fn remedy(state: PeerState, reason: Option<&Reason>) -> Option<&'static str> {
-    let code = reason.map(|reason| reason.code.as_str());
-    match (code, state) {
-        (None, _) => None,
-        (Some("storage_full"), _) => {
-            Some("free space on the disk of the home; following goes on by itself")
-        }
-        (Some("local_failure"), _) => {
-            Some("see the log of this node; `hn mcp reindex` rebuilds its index")
-        }
-        (Some("ahead_of_clock"), _) => Some("compare the clocks of both machines"),
-        (Some("expired_presence"), _) => {
-            Some("the peer's clock or node has stopped: tell its operator")
-        }
-        (Some("rollback"), _) => {
-            Some("the peer runs from an old copy: tell its operator; nothing here was changed")
-        }
-        (Some("url_refused"), _) => Some("give the peer's URL: hn mcp federate add DID URL"),
-        (Some(_), PeerState::Unreachable) => Some(
-            "nothing to do if the peer is only offline; else check its URL: hn mcp federate add DID URL",
-        ),
-        (Some(_), _) => Some(
-            "what was accepted before stays; tell the peer's operator, or hn mcp federate remove DID",
-        ),
     }
 }
 
@@ -555,9 +496,11 @@ impl Actor for FederationSync {
 impl Supervised for FederationSync {
     /// Pulls that ran are lost with the old core; every peer is simply due again.
     fn restarting(&mut self, _: &mut Self::Context) {
-        self.core = Federation::new(self.options.schedule, self.options.seed);
+        self.core = core(&self.options);
         self.waiting.clear();
         self.mirror_wanted.clear();
+        self.mirroring.clear();
+        self.held_lists.clear();
         self.timer = None;
     }
 }
@@ -631,7 +574,17 @@ impl Handler<Reschedule> for FederationSync {
         self.puller.limits = message.limits;
         self.core
             .reschedule(message.schedule, self.puller.clock.now());
-        self.arm(ctx);
+        // More may run at once now.
+        self.step(Input::Tick, ctx);
+    }
+}
+
+fn core(options: &SyncOptions) -> Federation {
+    let core = Federation::new(options.schedule, options.seed);
+    if options.background {
+        core
+    } else {
+        core.on_request()
     }
 }
 

@@ -4,43 +4,43 @@
 //! the federator, which makes them durable. Nothing is believed on the way. While a page is judged the next
 //! one is already under way.
 
+mod held;
+
 use std::time::Instant;
 
 use actix::Recipient;
 use bytes::Bytes;
-use hn_protocol::canonical;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::{MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, Presence, parse_cursor};
 use hn_protocol::federation::{Outcome, PeerState, Reason};
 use hn_protocol::log::{LogState, PageContext, PageError, Source, VerifiedPage};
 use hn_protocol::sign::Signed;
-use hn_protocol::time::Timestamp;
 use reqwest::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::task::JoinHandle;
 use url::Url;
 
+use self::held::Budget;
+pub use self::held::{HeldList, HeldLog, HeldLogHead, HeldLogs};
 use crate::artifact_mirror::MirrorReport;
 use crate::catalog::{Catalog, RecentHistory, with_newline};
 use crate::clock::Clock;
 use crate::fetch::{Answer, Fetch, FetchError, Trust};
 use crate::index_federator::{AppendPage, Appended, FederateError};
-use crate::roster::{RosterPeer, Scope};
+use crate::roster::{RosterPeer, Scope, is_base_url};
 
-/// The longest list of held logs that is read: some twenty thousand.
-const MAX_PEERS_BODY: usize = 8 << 20;
 /// How often a page is judged again because another pull was faster.
 const MAX_OVERTAKEN: usize = 16;
 
 /// How a pull is bounded.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullLimits {
     /// Slices asked for in one page, 1–64.
     pub page_slices: u32,
     /// Held logs followed of one peer.
     pub max_held_logs: usize,
-    /// Bytes of journals kept of those.
+    /// Bytes of journals kept of those; as many again of their artifacts, where they are mirrored.
     pub max_held_bytes: u64,
 }
 
@@ -77,53 +77,9 @@ pub struct PeerReport {
     /// Through which base URL.
     #[serde(skip)]
     pub base: Option<Url>,
-}
-
-/// A log followed through a peer that holds it.
-#[derive(Debug, Clone, Serialize)]
-pub struct HeldLog {
-    /// Its publisher.
-    pub did: Did,
-    /// Entries as held here.
-    pub log_size: u64,
-    /// Root as held here.
-    pub log_root: Digest,
-    /// Why this log could not be followed further; absent when it could.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Reason>,
-}
-
-/// `GET /federate/peers`: the logs that a node holds.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct HeldLogs {
-    /// One a log.
-    pub peers: Vec<HeldLogHead>,
-}
-
-/// The head of a log that a node holds.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct HeldLogHead {
-    /// Its publisher.
-    #[schema(value_type = String)]
-    pub did: Did,
-    /// Its epoch.
-    pub epoch: u64,
-    /// Entries.
-    pub log_size: u64,
-    /// Root.
-    #[schema(value_type = String)]
-    pub log_root: Digest,
-    /// Digest of the last slice; null while there is none.
-    #[schema(value_type = Option<String>)]
-    pub head: Option<Digest>,
-    /// Digest of the current presence.
-    #[schema(value_type = Option<String>)]
-    pub presence: Option<Digest>,
-    /// When the publisher was surely there.
-    #[schema(value_type = String)]
-    pub last_seen: Timestamp,
-    /// Whether evidence of a fork is held.
-    pub forked: bool,
+    /// What the peer listed, for the next pull.
+    #[serde(skip)]
+    pub list: Option<HeldList>,
 }
 
 /// Why a log could not be pulled.
@@ -141,20 +97,28 @@ enum PullError {
 
 impl PullError {
     fn outcome(&self) -> Outcome {
-        let reason = |code: &str| Reason {
-            code: code.to_owned(),
-            detail: self.to_string(),
-        };
+        let reason = self.reason();
         match self {
             // An answer that breaks the protocol is a failed validation; none at all is absence.
-            Self::Fetch(e @ (FetchError::TooLarge(_) | FetchError::Encoding(_))) => {
-                Outcome::Refused(reason(e.code()))
-            }
-            Self::Fetch(e) => Outcome::Unreachable(reason(e.code())),
-            Self::Page(e) => Outcome::Refused(reason(e.code())),
-            Self::Answer(_) => Outcome::Refused(reason("bad_answer")),
-            Self::Local(FederateError::Full(_)) => Outcome::Local(reason("storage_full")),
-            Self::Local(_) => Outcome::Local(reason("local_failure")),
+            Self::Fetch(FetchError::TooLarge(_) | FetchError::Encoding(_))
+            | Self::Page(_)
+            | Self::Answer(_) => Outcome::Refused(reason),
+            Self::Fetch(_) => Outcome::Unreachable(reason),
+            Self::Local(_) => Outcome::Local(reason),
+        }
+    }
+
+    fn reason(&self) -> Reason {
+        let code = match self {
+            Self::Fetch(e) => e.code(),
+            Self::Page(e) => e.code(),
+            Self::Answer(_) => "bad_answer",
+            Self::Local(FederateError::Full(_)) => "storage_full",
+            Self::Local(_) => "local_failure",
+        };
+        Reason {
+            code: code.to_owned(),
+            detail: self.to_string(),
         }
     }
 }
@@ -202,35 +166,30 @@ impl Pipeline {
     }
 }
 
+/// The next page, on its way. Nobody who has given up on a log goes on downloading it.
+struct Ahead {
+    cursor: u64,
+    fetching: JoinHandle<Result<Answer, FetchError>>,
+}
+
+impl Ahead {
+    async fn answer(mut self) -> Result<Answer, FetchError> {
+        (&mut self.fetching)
+            .await
+            .map_err(|_| FetchError::Connect("the request was given up".into()))?
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.fetching.abort();
+    }
+}
+
 #[derive(Default)]
 struct Pulled {
     entries: u64,
     slices: u64,
-}
-
-/// How many bytes a log may still grow by.
-struct Budget {
-    left: u64,
-    /// A page was left out because of it.
-    exceeded: bool,
-}
-
-impl Budget {
-    const fn unlimited() -> Self {
-        Self {
-            left: u64::MAX,
-            exceeded: false,
-        }
-    }
-
-    /// Whether a verified page is within what is left, and takes it off.
-    fn takes(&mut self, page: &VerifiedPage) -> bool {
-        let cost = page.lines.iter().map(|line| line.bytes().len() as u64 + 1);
-        let left = self.left.checked_sub(cost.sum());
-        self.exceeded = left.is_none();
-        self.left = left.unwrap_or(self.left);
-        left.is_some()
-    }
 }
 
 /// Performs pulls. Cloned for each.
@@ -249,8 +208,14 @@ pub struct Puller {
 }
 
 impl Puller {
-    /// Pulls everything that `peer` is followed for. Never fails: what went wrong is in the report.
-    pub async fn pull(self, peer: RosterPeer, listed: Vec<Did>) -> PeerReport {
+    /// Pulls everything that `peer` is followed for; `list` is what it listed last. Never fails: what went wrong is in
+    /// the report.
+    pub async fn pull(
+        self,
+        peer: RosterPeer,
+        listed: Vec<Did>,
+        list: Option<HeldList>,
+    ) -> PeerReport {
         let started = Instant::now();
         let mut report = PeerReport {
             did: peer.did,
@@ -266,6 +231,7 @@ impl Puller {
             mirrored: None,
             outcome: Outcome::Verified,
             base: None,
+            list,
         };
         if let Err(error) = self.pull_into(&peer, &listed, &mut report).await {
             report.outcome = error.outcome();
@@ -333,7 +299,8 @@ impl Puller {
     pub fn known_url(&self, did: &Did) -> Option<Url> {
         let view = self.catalog.log(did)?;
         let presence = Signed::<Presence>::verify(view.presence.clone()).ok()?;
-        presence.endpoints.mcp.as_deref()?.parse().ok()
+        let url = presence.endpoints.mcp.as_deref()?.parse().ok();
+        url.filter(is_base_url)
     }
 
     /// The roster's presence URL must show a presence of that very DID.
@@ -398,16 +365,23 @@ impl Puller {
         let mut state =
             view.map_or_else(|| LogState::empty(publisher, 0), |view| view.state.clone());
         let mut history = RecentHistory::new(self.catalog.history(publisher, state.epoch));
-        let mut ahead: Option<(u64, JoinHandle<Result<Answer, FetchError>>)> = None;
+        let most = self.limits.page_slices.clamp(1, 64) as usize;
+        let mut ahead: Option<Ahead> = None;
         loop {
             let cursor = state.size();
             let answer = match ahead.take() {
-                Some((at, fetching)) if at == cursor => fetching
-                    .await
-                    .map_err(|_| FetchError::Connect("the request was given up".into()))??,
+                Some(ahead) if ahead.cursor == cursor => ahead.answer().await?,
                 _ => {
-                    self.page(base, trust, publisher, cursor, etag.take().as_deref())
-                        .await?
+                    let slices = budget.slices(most, 0).max(1);
+                    self.page(
+                        base,
+                        trust,
+                        publisher,
+                        cursor,
+                        slices,
+                        etag.take().as_deref(),
+                    )
+                    .await?
                 }
             };
             let context = PageContext {
@@ -419,15 +393,16 @@ impl Puller {
                 self.unchanged(&state, context).await?;
                 return Ok(Appended::Taken);
             }
-            if let Some(next) = answer
-                .next
-                .as_deref()
-                .and_then(next_cursor)
-                .filter(|next| *next > cursor)
-            {
+            let next = answer.next.as_deref().and_then(next_cursor);
+            let slices = budget.slices(most, answer.body.len());
+            if let Some(next) = next.filter(|next| *next > cursor && slices > 0) {
                 let (this, base) = (self.clone(), base.clone());
-                let fetching = async move { this.page(&base, trust, publisher, next, None).await };
-                ahead = Some((next, tokio::task::spawn_local(fetching)));
+                let fetching =
+                    async move { this.page(&base, trust, publisher, next, slices, None).await };
+                ahead = Some(Ahead {
+                    cursor: next,
+                    fetching: tokio::task::spawn_local(fetching),
+                });
             }
             let (page, recent) = self
                 .judge(state.clone(), answer.body, context, history)
@@ -462,9 +437,9 @@ impl Puller {
         trust: Trust,
         publisher: Did,
         cursor: u64,
+        slices: usize,
         etag: Option<&str>,
     ) -> Result<Answer, FetchError> {
-        let slices = self.limits.page_slices.clamp(1, 64) as usize;
         let mut url = route(base, &["federate", "index"]);
         url.query_pairs_mut()
             .append_pair("publisher", &publisher.to_string())
@@ -523,88 +498,6 @@ impl Puller {
             // It may have been written before the actor fell: the next look at the catalog tells.
             Err(_) => Err(PullError::Local(FederateError::Restarting)),
         }
-    }
-
-    async fn pull_held(
-        &self,
-        base: &Url,
-        trust: Trust,
-        peer: &RosterPeer,
-        listed: &[Did],
-        report: &mut PeerReport,
-    ) -> Result<(), PullError> {
-        let url = route(base, &["federate", "peers"]);
-        let answer = match self.fetch.get(&url, trust, None, MAX_PEERS_BODY).await {
-            // A publisher need not offer it.
-            Err(FetchError::Status { status: 404, .. }) => return Ok(()),
-            answer => answer?,
-        };
-        let held: HeldLogs =
-            canonical::from_slice(&answer.body).map_err(|e| PullError::Answer(e.to_string()))?;
-        let (mut others, mut bytes) = (0, 0);
-        let mut first_error = None;
-        for head in held.peers {
-            if head.did == peer.did || head.did == self.catalog.own() || head.epoch != 0 {
-                continue;
-            }
-            let view = self.catalog.log(&head.did);
-            // Logs of the roster count against no cap: they are followed for their own sake.
-            let for_others = !listed.contains(&head.did);
-            let mut budget = Budget::unlimited();
-            if for_others {
-                bytes += view.as_ref().map_or(0, |view| view.bytes);
-                budget.left = self.limits.max_held_bytes.saturating_sub(bytes);
-                if others >= self.limits.max_held_logs || budget.left == 0 {
-                    report.left_out.push(head.did);
-                    continue;
-                }
-                others += 1;
-            }
-            let before = budget.left;
-            let known = view.as_ref().is_some_and(|view| {
-                head.log_size <= view.state.size()
-                    && (head.presence == view.state.presence.map(|p| p.digest)
-                        || head.log_size < view.state.size())
-            });
-            let outcome = if known {
-                Ok(Pulled::default())
-            } else {
-                self.pull_log(base, trust, head.did, Source::Holder, &mut budget)
-                    .await
-            };
-            if for_others {
-                bytes += before - budget.left;
-            }
-            if budget.exceeded {
-                report.left_out.push(head.did);
-            }
-            let mut error = None;
-            match outcome {
-                Ok(pulled) => {
-                    report.entries += pulled.entries;
-                    report.slices += pulled.slices;
-                }
-                // A lie in one log disturbs no other; a peer that is gone, or a full disk, does.
-                Err(e @ (PullError::Page(_) | PullError::Answer(_))) => {
-                    error = match e.outcome() {
-                        Outcome::Refused(reason) => Some(reason),
-                        _ => None,
-                    };
-                    first_error.get_or_insert(e);
-                }
-                Err(e) => return Err(e),
-            }
-            if let Some(view) = self.catalog.log(&head.did) {
-                let (log_size, log_root) = (view.state.size(), view.state.root());
-                report.held.push(HeldLog {
-                    did: head.did,
-                    log_size,
-                    log_root,
-                    error,
-                });
-            }
-        }
-        first_error.map_or(Ok(()), Err)
     }
 }
 
@@ -665,6 +558,23 @@ mod tests {
         assert_eq!(
             route(&"http://x/mcp/".parse().unwrap(), &["a"]).as_str(),
             "http://x/mcp/a"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_page_that_nobody_waits_for_is_not_fetched_to_its_end() {
+        let (open, mut closed) = tokio::sync::oneshot::channel::<()>();
+        let fetching = tokio::spawn(async move {
+            let _open = open;
+            std::future::pending().await
+        });
+        drop(Ahead {
+            cursor: 1,
+            fetching,
+        });
+        assert!(
+            (&mut closed).await.is_err(),
+            "the task is gone with its request"
         );
     }
 

@@ -95,6 +95,14 @@ pub enum Input {
         /// How.
         outcome: Outcome,
     },
+    /// A run of the mirror behind a pull ended, or none is wanted any more ([`Outcome::Verified`]). What it found
+    /// stands until the next one: a peer whose log verifies and whose artifacts do not stays `stale`.
+    Mirrored {
+        /// From which peer.
+        peer: Did,
+        /// How. [`Outcome::Unreachable`] says nothing: an artifact that is not there is no absence of the peer.
+        outcome: Outcome,
+    },
     /// Time has passed.
     Tick,
 }
@@ -104,7 +112,7 @@ pub enum Input {
 pub enum Effect {
     /// Pull from this peer; answer with [`Input::Finished`].
     Pull(Did),
-    /// The peer's health changed: keep it, tell of it.
+    /// The peer's state, reason or since changed: keep its health. When it last answered alone is not worth a write.
     Health(Did),
 }
 
@@ -121,8 +129,37 @@ struct Peer {
     health: PeerHealth,
     next_try: Timestamp,
     running: bool,
-    /// Asked for while a pull was running, after that pull had begun.
+    /// An operator asked, and no pull has begun since.
     wanted: bool,
+    /// The last pull verified.
+    verified: bool,
+    /// What the last run of the mirror found wrong.
+    blemish: Option<Outcome>,
+}
+
+impl Peer {
+    /// Due, or said to be due later than any wait can last: the clock was set back meanwhile.
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.next_try <= now || self.next_try.since(now) > MAX_RETRY
+    }
+
+    /// The state and reason after an answer that verified.
+    fn verified_state(&self) -> (PeerState, Option<Reason>) {
+        match &self.blemish {
+            Some(Outcome::Refused(reason)) => (PeerState::Stale, Some(reason.clone())),
+            Some(Outcome::Local(reason)) => (PeerState::Healthy, Some(reason.clone())),
+            Some(Outcome::Verified | Outcome::Unreachable(_)) | None => (PeerState::Healthy, None),
+        }
+    }
+
+    fn turn(&mut self, state: PeerState, reason: Option<Reason>, now: Timestamp) {
+        if self.health.state != state {
+            self.health.since = now;
+            self.health.state = state;
+            self.health.failures = 0;
+        }
+        self.health.reason = reason;
+    }
 }
 
 /// The core: every peer of the roster with its health and its next attempt.
@@ -130,6 +167,7 @@ pub struct Federation {
     schedule: Schedule,
     seed: u64,
     draws: u64,
+    on_request: bool,
     peers: BTreeMap<Did, Peer>,
 }
 
@@ -141,8 +179,16 @@ impl Federation {
             schedule,
             seed,
             draws: 0,
+            on_request: false,
             peers: BTreeMap::new(),
         }
+    }
+
+    /// Asks nobody without an operator's [`Input::Refresh`]: for a node that lives as long as one command.
+    #[must_use]
+    pub const fn on_request(mut self) -> Self {
+        self.on_request = true;
+        self
     }
 
     /// Decides. Effects are to be performed in order.
@@ -152,6 +198,7 @@ impl Federation {
             Input::Roster(roster) => self.roster(roster, now),
             Input::Refresh(which) => self.refresh(which, now),
             Input::Finished { peer, outcome } => self.finished(peer, outcome, now, &mut effects),
+            Input::Mirrored { peer, outcome } => self.mirrored(peer, outcome, now, &mut effects),
             Input::Tick => {}
         }
         self.start_due(now, &mut effects);
@@ -164,25 +211,18 @@ impl Federation {
         self.peers.get(peer).map(|p| (&p.health, p.next_try))
     }
 
-    /// Whether a pull from this peer is under way or due at once.
-    #[must_use]
-    pub fn is_busy(&self, peer: &Did) -> bool {
-        self.peers.get(peer).is_some_and(|p| p.running || p.wanted)
-    }
-
-    /// When [`Input::Tick`] is due next; `None` while there is nothing to wait for.
+    /// When [`Input::Tick`] is due next; `None` while there is nothing to wait for: nobody waits, nobody is asked without
+    /// a request, or every slot is taken, so that the next [`Input::Finished`] comes first.
     #[must_use]
     pub fn next_wake(&self) -> Option<Timestamp> {
+        if self.on_request || self.running() >= self.schedule.concurrency {
+            return None;
+        }
         self.peers
             .values()
             .filter(|p| !p.running)
             .map(|p| p.next_try)
             .min()
-    }
-
-    /// As [`Input::Roster`], without starting anything: for a node that follows only when it is told to.
-    pub fn know(&mut self, roster: Vec<(Did, Option<PeerHealth>)>, now: Timestamp) {
-        self.roster(roster, now);
     }
 
     /// Uses another schedule from now on: nobody waits longer than its interval any more.
@@ -209,6 +249,8 @@ impl Federation {
                 next_try: now,
                 running: false,
                 wanted: false,
+                verified: false,
+                blemish: None,
             });
         }
     }
@@ -236,50 +278,64 @@ impl Federation {
         };
         peer.running = false;
         let before = peer.health.clone();
-        let (state, reason) = match outcome {
-            Outcome::Verified => (PeerState::Healthy, None),
-            Outcome::Unreachable(reason) => (PeerState::Unreachable, Some(reason)),
-            Outcome::Refused(reason) => (PeerState::Stale, Some(reason)),
-            Outcome::Local(reason) => (before.state, Some(reason)),
+        let (state, reason) = match &outcome {
+            Outcome::Verified => peer.verified_state(),
+            Outcome::Unreachable(reason) => (PeerState::Unreachable, Some(reason.clone())),
+            Outcome::Refused(reason) => (PeerState::Stale, Some(reason.clone())),
+            Outcome::Local(reason) => (before.state, Some(reason.clone())),
         };
+        // A since that lies ahead of a clock that was set back would keep an absence young.
+        peer.health.since = before.since.min(now);
+        peer.turn(state, reason, now);
+        peer.verified = outcome == Outcome::Verified;
         let health = &mut peer.health;
-        if health.state != state {
-            health.since = now;
-            health.state = state;
-            health.failures = 0;
-        }
-        if reason.is_none() {
+        if peer.verified {
             health.last_sync = Some(now);
             health.failures = 0;
         } else {
             health.failures = health.failures.saturating_add(1);
         }
-        health.reason = reason;
-        peer.next_try = now.plus(match (health.state, &health.reason) {
-            (PeerState::Unreachable, _) => absence(health, now, chance),
-            (_, None) => spread(schedule.interval, chance),
-            (_, Some(_)) => spread(
-                doubled(schedule.interval, health.failures.saturating_sub(1)),
-                chance,
-            ),
+        peer.next_try = now.plus(if peer.verified {
+            spread(schedule.interval, chance)
+        } else if health.state == PeerState::Unreachable {
+            absence(health, now, chance)
+        } else {
+            let failures = health.failures.saturating_sub(1);
+            spread(doubled(schedule.interval, failures), chance)
         });
         debug_assert!(
             health.state != PeerState::Unreachable
                 || invariants::retry_is_due_in_time(health.since, now, peer.next_try)
         );
-        if before != *health {
-            effects.push(Effect::Health(did));
+        tell(&before, health, did, effects);
+    }
+
+    fn mirrored(&mut self, did: Did, outcome: Outcome, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(peer) = self.peers.get_mut(&did) else {
+            return;
+        };
+        peer.blemish = (outcome != Outcome::Verified).then_some(outcome);
+        // A pull that failed since says more than the artifacts of the one before.
+        if !peer.verified {
+            return;
         }
+        let before = peer.health.clone();
+        let (state, reason) = peer.verified_state();
+        peer.turn(state, reason, now);
+        tell(&before, &peer.health, did, effects);
+    }
+
+    fn running(&self) -> usize {
+        self.peers.values().filter(|p| p.running).count()
     }
 
     fn start_due(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let running = self.peers.values().filter(|p| p.running).count();
-        let mut free = self.schedule.concurrency.saturating_sub(running);
+        let mut free = self.schedule.concurrency.saturating_sub(self.running());
         // Whoever waits longest goes first, so that a long roster starves nobody.
         let mut due: Vec<(Timestamp, Did)> = self
             .peers
             .iter()
-            .filter(|(_, p)| !p.running && p.next_try <= now)
+            .filter(|(_, p)| !p.running && (p.wanted || (!self.on_request && p.is_due(now))))
             .map(|(did, p)| (p.next_try, *did))
             .collect();
         due.sort_unstable();
@@ -302,6 +358,14 @@ impl Federation {
         bytes[8..].copy_from_slice(&self.draws.to_le_bytes());
         let hash = blake3::hash(&bytes);
         u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) % 1000
+    }
+}
+
+/// Has the shell keep what changed: not the time of the last answer, which is another one every few seconds.
+fn tell(before: &PeerHealth, after: &PeerHealth, peer: Did, effects: &mut Vec<Effect>) {
+    let told = |health: &PeerHealth| (health.state, health.reason.clone(), health.since);
+    if told(before) != told(after) {
+        effects.push(Effect::Health(peer));
     }
 }
 
@@ -329,159 +393,4 @@ fn absence(health: &PeerHealth, now: Timestamp, chance: u64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::did::SecretSeed;
-    use proptest::prelude::*;
-
-    const SCHEDULE: Schedule = Schedule {
-        interval: Duration::from_secs(30),
-        concurrency: 3,
-    };
-
-    fn peer(n: u8) -> Did {
-        SecretSeed::from_bytes([n; 32]).did()
-    }
-
-    fn reason() -> Reason {
-        Reason {
-            code: "refused".into(),
-            detail: "connection refused".into(),
-        }
-    }
-
-    fn federation(peers: u8) -> (Federation, Vec<Effect>) {
-        let mut federation = Federation::new(SCHEDULE, 7);
-        let roster = (1..=peers).map(|n| (peer(n), None)).collect();
-        let effects = federation.handle(Input::Roster(roster), Timestamp(0));
-        (federation, effects)
-    }
-
-    fn finish(federation: &mut Federation, n: u8, outcome: Outcome, now: u64) -> Vec<Effect> {
-        federation.handle(
-            Input::Finished {
-                peer: peer(n),
-                outcome,
-            },
-            Timestamp(now),
-        )
-    }
-
-    #[test]
-    fn a_new_peer_is_asked_at_once() {
-        let (_, effects) = federation(1);
-        assert_eq!(effects, [Effect::Pull(peer(1))]);
-    }
-
-    #[test]
-    fn no_more_pulls_run_than_allowed_and_the_rest_follow() {
-        let (mut federation, effects) = federation(5);
-        assert_eq!(effects.len(), 3);
-        let Effect::Pull(first) = effects[0] else {
-            unreachable!()
-        };
-        let next = federation.handle(
-            Input::Finished {
-                peer: first,
-                outcome: Outcome::Verified,
-            },
-            Timestamp(1),
-        );
-        assert_eq!(
-            next.iter().filter(|e| matches!(e, Effect::Pull(_))).count(),
-            1
-        );
-    }
-
-    #[test]
-    fn absence_and_lies_are_told_apart_and_both_heal() {
-        let (mut federation, _) = federation(1);
-        finish(&mut federation, 1, Outcome::Unreachable(reason()), 10);
-        assert_eq!(
-            federation.health(&peer(1)).unwrap().0.state,
-            PeerState::Unreachable
-        );
-        federation.handle(Input::Refresh(None), Timestamp(20));
-        finish(&mut federation, 1, Outcome::Refused(reason()), 30);
-        let (health, _) = federation.health(&peer(1)).unwrap();
-        assert_eq!(
-            (health.state, health.since),
-            (PeerState::Stale, Timestamp(30))
-        );
-        federation.handle(Input::Refresh(None), Timestamp(40));
-        finish(&mut federation, 1, Outcome::Verified, 50);
-        let (health, _) = federation.health(&peer(1)).unwrap();
-        assert_eq!(
-            (health.state, health.last_sync),
-            (PeerState::Healthy, Some(Timestamp(50)))
-        );
-        assert!(health.reason.is_none());
-    }
-
-    #[test]
-    fn a_refresh_ignores_the_backoff_and_joins_a_running_pull() {
-        let (mut federation, _) = federation(1);
-        assert!(
-            federation
-                .handle(Input::Refresh(Some(peer(1))), Timestamp(1))
-                .is_empty()
-        );
-        finish(&mut federation, 1, Outcome::Unreachable(reason()), 10);
-        let effects = federation.handle(Input::Refresh(Some(peer(1))), Timestamp(11));
-        assert_eq!(effects, [Effect::Pull(peer(1))]);
-    }
-
-    #[test]
-    fn a_shorter_interval_is_waited_for_from_now_on() {
-        let (mut federation, _) = federation(1);
-        finish(&mut federation, 1, Outcome::Verified, 10);
-        let schedule = Schedule {
-            interval: Duration::from_secs(1),
-            concurrency: 3,
-        };
-        federation.reschedule(schedule, Timestamp(20));
-        assert_eq!(federation.next_wake(), Some(Timestamp(1020)));
-    }
-
-    #[test]
-    fn our_own_full_disk_is_not_held_against_the_peer() {
-        let (mut federation, _) = federation(1);
-        finish(&mut federation, 1, Outcome::Verified, 10);
-        federation.handle(Input::Refresh(None), Timestamp(20));
-        finish(&mut federation, 1, Outcome::Local(reason()), 30);
-        let (health, _) = federation.health(&peer(1)).unwrap();
-        assert_eq!(health.state, PeerState::Healthy);
-        assert!(health.reason.is_some());
-    }
-
-    #[test]
-    fn a_removed_peer_is_forgotten_though_its_pull_still_ends() {
-        let (mut federation, _) = federation(1);
-        federation.handle(Input::Roster(vec![]), Timestamp(1));
-        assert!(finish(&mut federation, 1, Outcome::Verified, 2).is_empty());
-        assert!(federation.next_wake().is_none());
-    }
-
-    proptest! {
-        /// F1, F2 over days of absence, whatever the seed.
-        #[test]
-        fn an_absent_peer_is_always_asked_again_in_time(seed: u64, hours in 0u64..48) {
-            let mut federation = Federation::new(SCHEDULE, seed);
-            let mut now = Timestamp(0);
-            federation.handle(Input::Roster(vec![(peer(1), None)]), now);
-            while now.0 < hours * 3_600_000 {
-                federation.handle(
-                    Input::Finished { peer: peer(1), outcome: Outcome::Unreachable(reason()) },
-                    now,
-                );
-                let (health, next) = federation.health(&peer(1)).unwrap();
-                prop_assert!(invariants::retry_is_due_in_time(health.since, now, next));
-                prop_assert!(next > now);
-                now = next;
-                let effects = federation.handle(Input::Tick, now);
-                prop_assert_eq!(effects, vec![Effect::Pull(peer(1))]);
-            }
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,525 @@
+//! The logs that a peer holds for others: which of them are followed, within which caps, and whom a failure on one of
+//! them is charged to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use hn_protocol::canonical;
+use hn_protocol::did::Did;
+use hn_protocol::digest::Digest;
+use hn_protocol::document::MAX_SLICE_BYTES;
+use hn_protocol::federation::{Outcome, Reason};
+use hn_protocol::log::{PageError, Source, VerifiedPage};
+use hn_protocol::time::Timestamp;
+use reqwest::StatusCode;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{PeerReport, PullError, PullLimits, Pulled, Puller, route};
+use crate::catalog::{Catalog, LogView};
+use crate::fetch::{FetchError, Trust};
+use crate::index_federator::FederateError;
+use crate::roster::RosterPeer;
+
+/// Bytes of a list of held logs that are read a log which may be followed: a head takes about 400.
+const HEAD_BYTES: usize = 1024;
+/// The bytes of such a list that are always read: an honest node may hold ten thousand logs.
+const MIN_LIST: usize = 4 << 20;
+/// The bytes of such a list that are never exceeded.
+const MAX_LIST: usize = 32 << 20;
+
+/// A log followed through a peer that holds it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeldLog {
+    /// Its publisher.
+    pub did: Did,
+    /// Entries as held here.
+    pub log_size: u64,
+    /// Root as held here.
+    pub log_root: Digest,
+    /// Why this log could not be followed further; absent when it could.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Reason>,
+}
+
+/// `GET /federate/peers`: the logs that a node holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HeldLogs {
+    /// One a log.
+    pub peers: Vec<HeldLogHead>,
+}
+
+/// The head of a log that a node holds.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HeldLogHead {
+    /// Its publisher.
+    #[schema(value_type = String)]
+    pub did: Did,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Entries.
+    pub log_size: u64,
+    /// Root.
+    #[schema(value_type = String)]
+    pub log_root: Digest,
+    /// Digest of the last slice; null while there is none.
+    #[schema(value_type = Option<String>)]
+    pub head: Option<Digest>,
+    /// Digest of the current presence.
+    #[schema(value_type = Option<String>)]
+    pub presence: Option<Digest>,
+    /// When the publisher was surely there.
+    #[schema(value_type = String)]
+    pub last_seen: Timestamp,
+    /// Whether evidence of a fork is held.
+    pub forked: bool,
+}
+
+impl HeldLogHead {
+    /// Whether it names nothing that is not in `view` already.
+    fn is_known(&self, view: &LogView) -> bool {
+        let state = &view.state;
+        self.log_size < state.size()
+            || (self.log_size == state.size()
+                && self.presence == state.presence.map(|presence| presence.digest))
+    }
+}
+
+/// What a peer listed last, so that a quiet pull asks only whether it changed.
+#[derive(Debug, Clone)]
+pub struct HeldList {
+    /// Of a list of which everything that may be followed was followed.
+    etag: Option<String>,
+    base: Url,
+    limits: PullLimits,
+    listed: Vec<Did>,
+    followed: Vec<Did>,
+    left_out: Vec<Did>,
+    /// Logs that were too large for the budget, and what was left of it then.
+    overflowed: BTreeMap<Did, u64>,
+}
+
+impl HeldList {
+    /// The entity tag to ask with: where nothing else changed since, an unchanged list brings no work.
+    fn etag_for(
+        &self,
+        base: &Url,
+        limits: PullLimits,
+        listed: &[Did],
+        catalog: &Catalog,
+    ) -> Option<&str> {
+        let same = self.base == *base
+            && self.limits == limits
+            && self.listed == listed
+            && self.followed.iter().all(|did| catalog.log(did).is_some());
+        self.etag.as_deref().filter(|_| same)
+    }
+}
+
+/// How many bytes a log may still grow by.
+pub(super) struct Budget {
+    left: u64,
+    /// A page was left out because of it.
+    exceeded: bool,
+}
+
+impl Budget {
+    pub(super) const fn unlimited() -> Self {
+        Self::of(u64::MAX)
+    }
+
+    const fn of(left: u64) -> Self {
+        Self {
+            left,
+            exceeded: false,
+        }
+    }
+
+    /// How many slices to ask for, once the page under way has cost `pending` bytes: no page whose better part could not
+    /// be kept. 0 when nothing is left.
+    pub(super) fn slices(&self, most: usize, pending: usize) -> usize {
+        match self.left.saturating_sub(pending as u64) {
+            0 => 0,
+            left => usize::try_from(left / MAX_SLICE_BYTES as u64)
+                .unwrap_or(usize::MAX)
+                .clamp(1, most),
+        }
+    }
+
+    /// Whether a verified page is within what is left, and takes it off.
+    pub(super) fn takes(&mut self, page: &VerifiedPage) -> bool {
+        let cost = page.lines.iter().map(|line| line.bytes().len() as u64 + 1);
+        let left = self.left.checked_sub(cost.sum());
+        self.exceeded = left.is_none();
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+}
+
+/// How the held logs of one peer went.
+#[derive(Default)]
+struct Verdict {
+    refused: Option<Reason>,
+    local: Option<Reason>,
+    failed: bool,
+}
+
+impl Verdict {
+    fn add(&mut self, error: &PullError) {
+        self.failed = true;
+        match error.outcome() {
+            Outcome::Refused(reason) if blames_holder(error) => {
+                self.refused.get_or_insert(reason);
+            }
+            Outcome::Local(reason) => {
+                self.local.get_or_insert(reason);
+            }
+            _ => {}
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        match (self.refused, self.local) {
+            (Some(reason), _) => Outcome::Refused(reason),
+            (None, Some(reason)) => Outcome::Local(reason),
+            (None, None) => Outcome::Verified,
+        }
+    }
+}
+
+impl Puller {
+    /// Follows the logs that `peer` holds. Errors: the peer is gone, its list is none, or our disk is full; what is
+    /// wrong with one log is in the report and disturbs no other.
+    pub(super) async fn pull_held(
+        &self,
+        base: &Url,
+        trust: Trust,
+        peer: &RosterPeer,
+        listed: &[Did],
+        report: &mut PeerReport,
+    ) -> Result<(), PullError> {
+        let url = route(base, &["federate", "peers"]);
+        let last = report.list.clone();
+        let etag = last
+            .as_ref()
+            .and_then(|last| last.etag_for(base, self.limits, listed, &self.catalog));
+        let max = (self.limits.max_held_logs.saturating_mul(HEAD_BYTES)).clamp(MIN_LIST, MAX_LIST);
+        let answer = match self.fetch.get(&url, trust, etag, max).await {
+            // A publisher need not offer it.
+            Err(FetchError::Status { status: 404, .. }) => return Ok(()),
+            answer => answer?,
+        };
+        if answer.status == StatusCode::NOT_MODIFIED {
+            let Some(last) = last.as_ref().filter(|_| etag.is_some()) else {
+                return Err(PullError::Answer(
+                    "304 for a list that was not asked for".into(),
+                ));
+            };
+            report.held = last
+                .followed
+                .iter()
+                .map(|did| self.held_log(did, None))
+                .collect();
+            report.left_out.clone_from(&last.left_out);
+            return Ok(());
+        }
+        let mut heads = parse(answer.body).await?;
+        let mut seen = BTreeSet::from([peer.did, self.catalog.own()]);
+        heads.retain(|head| head.epoch == 0 && seen.insert(head.did));
+        in_turn(&mut heads, |did| self.catalog.log(did).is_some());
+
+        let mut list = HeldList {
+            etag: None,
+            base: base.clone(),
+            limits: self.limits,
+            listed: listed.to_vec(),
+            followed: Vec::new(),
+            left_out: Vec::new(),
+            overflowed: last.map(|last| last.overflowed).unwrap_or_default(),
+        };
+        list.overflowed.retain(|did, _| seen.contains(did));
+        let outcome = self
+            .follow_held(base, trust, heads, &mut list, report)
+            .await;
+        report.left_out.clone_from(&list.left_out);
+        let verdict = match outcome {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                report.list = Some(list);
+                return Err(error);
+            }
+        };
+        if !verdict.failed {
+            list.etag = answer.etag;
+        }
+        report.list = Some(list);
+        report.outcome = verdict.outcome();
+        Ok(())
+    }
+
+    async fn follow_held(
+        &self,
+        base: &Url,
+        trust: Trust,
+        heads: Vec<HeldLogHead>,
+        list: &mut HeldList,
+        report: &mut PeerReport,
+    ) -> Result<Verdict, PullError> {
+        // Logs of the roster count against no cap: they are followed for their own sake.
+        let counts: Vec<bool> = heads
+            .iter()
+            .map(|head| !list.listed.contains(&head.did))
+            .collect();
+        let mut logs = self.limits.max_held_logs;
+        let held = heads.iter().zip(&counts).filter(|(_, counts)| **counts);
+        let held = held.filter_map(|(head, _)| self.catalog.log(&head.did));
+        let bytes: u64 = held.take(logs).map(|view| view.bytes).sum();
+        let mut left = self.limits.max_held_bytes.saturating_sub(bytes);
+        let mut verdict = Verdict::default();
+        for (head, counts) in heads.into_iter().zip(counts) {
+            let did = head.did;
+            let view = self.catalog.log(&did);
+            let known = view.as_ref().is_some_and(|view| head.is_known(view));
+            let fits = left > list.overflowed.get(&did).copied().unwrap_or_default();
+            if counts && (logs == 0 || !(known || fits)) {
+                list.left_out.push(did);
+                // What is held of it already keeps its place.
+                if logs == 0 || view.is_none() {
+                    continue;
+                }
+            }
+            logs -= usize::from(counts);
+            let mut error = None;
+            if !known && (fits || !counts) {
+                let mut budget = if counts {
+                    Budget::of(left)
+                } else {
+                    Budget::unlimited()
+                };
+                let outcome = self
+                    .pull_log(base, trust, did, Source::Holder, &mut budget)
+                    .await;
+                if counts {
+                    left = budget.left;
+                }
+                if budget.exceeded {
+                    list.left_out.push(did);
+                    list.overflowed.insert(did, left);
+                } else {
+                    list.overflowed.remove(&did);
+                }
+                match outcome {
+                    Ok(Pulled { entries, slices }) => {
+                        report.entries += entries;
+                        report.slices += slices;
+                    }
+                    Err(e) if ends_pull(&e) => return Err(e),
+                    Err(e) => {
+                        verdict.add(&e);
+                        error = Some(e.reason());
+                    }
+                }
+            }
+            report.held.push(self.held_log(&did, error));
+            list.followed.push(did);
+        }
+        Ok(verdict)
+    }
+
+    fn held_log(&self, did: &Did, error: Option<Reason>) -> HeldLog {
+        let view = self.catalog.log(did);
+        HeldLog {
+            did: *did,
+            log_size: view.as_ref().map_or(0, |view| view.state.size()),
+            log_root: view.map_or_else(hn_protocol::merkle::empty_root, |view| view.state.root()),
+            error,
+        }
+    }
+}
+
+/// Reads a list away from the actor's thread: it may be megabytes of JSON.
+async fn parse(body: Bytes) -> Result<Vec<HeldLogHead>, PullError> {
+    let parsing = move || canonical::from_slice::<HeldLogs>(&body);
+    match tokio::task::spawn_blocking(parsing).await {
+        Ok(parsed) => Ok(parsed.map_err(|e| PullError::Answer(e.to_string()))?.peers),
+        Err(error) => Err(PullError::Local(FederateError::Failed(error.to_string()))),
+    }
+}
+
+/// Logs that are held already come first, so that no order of a peer's list takes their place away.
+fn in_turn(heads: &mut [HeldLogHead], is_held: impl Fn(&Did) -> bool) {
+    heads.sort_by_cached_key(|head| !is_held(&head.did));
+}
+
+/// Whether nothing more can come of this pull: the peer is gone, or our disk is full.
+fn ends_pull(error: &PullError) -> bool {
+    matches!(
+        error,
+        PullError::Fetch(FetchError::Connect(_) | FetchError::Timeout(_))
+            | PullError::Local(FederateError::Full(_))
+    )
+}
+
+/// Whether no verifying holder could have served this. What its publisher signed, be it a fork, an older log or a time
+/// that lies ahead, an honest holder can only pass on.
+fn blames_holder(error: &PullError) -> bool {
+    match error {
+        PullError::Page(
+            PageError::Conflict { .. }
+            | PageError::PresenceConflict(_)
+            | PageError::Rollback(_)
+            | PageError::Ahead
+            | PageError::Epoch { .. },
+        )
+        | PullError::Local(_) => false,
+        PullError::Fetch(e) => matches!(e, FetchError::TooLarge(_) | FetchError::Encoding(_)),
+        PullError::Page(_) | PullError::Answer(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hn_protocol::did::SecretSeed;
+
+    fn did(n: u8) -> Did {
+        SecretSeed::from_bytes([n; 32]).did()
+    }
+
+    fn status(status: u16) -> PullError {
+        let detail = String::new();
+        PullError::Fetch(FetchError::Status { status, detail })
+    }
+
+    #[test]
+    fn what_a_publisher_signed_is_not_charged_to_who_passes_it_on() {
+        for signed in [
+            PageError::Conflict { cursor: 0 },
+            PageError::PresenceConflict("x"),
+            PageError::Rollback("x".into()),
+            PageError::Ahead,
+            PageError::Epoch {
+                got: 1,
+                expected: 0,
+            },
+        ] {
+            let error = PullError::Page(signed);
+            let mut verdict = Verdict::default();
+            verdict.add(&error);
+            assert!(verdict.failed, "{error}: the list is looked at again");
+            assert_eq!(verdict.outcome(), Outcome::Verified, "{error}");
+        }
+        for forged in [
+            PullError::Page(PageError::Chain { cursor: 0 }),
+            PullError::Page(PageError::Gap {
+                got: 2,
+                expected: 1,
+            }),
+            PullError::Page(PageError::LogRoot { cursor: 0 }),
+            PullError::Page(PageError::NoPresence),
+            PullError::Answer("x".into()),
+            PullError::Fetch(FetchError::TooLarge(1)),
+        ] {
+            let mut verdict = Verdict::default();
+            verdict.add(&status(500));
+            verdict.add(&PullError::Local(FederateError::Restarting));
+            verdict.add(&forged);
+            assert!(
+                matches!(verdict.outcome(), Outcome::Refused(_)),
+                "{forged}: a lie is told before our own trouble"
+            );
+        }
+    }
+
+    #[test]
+    fn one_log_that_fails_ends_no_pull_but_an_absence_or_a_full_disk_does() {
+        for one in [
+            status(500),
+            status(404),
+            PullError::Fetch(FetchError::TooLarge(1)),
+            PullError::Fetch(FetchError::Encoding("gzip".into())),
+            PullError::Local(FederateError::Restarting),
+            PullError::Page(PageError::NoPresence),
+        ] {
+            assert!(!ends_pull(&one), "{one}");
+        }
+        for all in [
+            PullError::Fetch(FetchError::Connect("refused".into())),
+            PullError::Fetch(FetchError::Timeout("no headers")),
+            PullError::Local(FederateError::Full("full".into())),
+        ] {
+            assert!(ends_pull(&all), "{all}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_already_comes_before_what_a_peer_lists_first() {
+        let head = |n| HeldLogHead {
+            did: did(n),
+            epoch: 0,
+            log_size: 1,
+            log_root: Digest::of(b""),
+            head: None,
+            presence: None,
+            last_seen: Timestamp(0),
+            forked: false,
+        };
+        let mut heads: Vec<HeldLogHead> = [4, 1, 3, 2].map(head).into();
+        in_turn(&mut heads, |d| *d == did(3) || *d == did(2));
+        let order: Vec<Did> = heads.iter().map(|head| head.did).collect();
+        assert_eq!(order, [3, 2, 4, 1].map(did));
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_may_be_kept() {
+        let slice = MAX_SLICE_BYTES as u64;
+        assert_eq!(Budget::unlimited().slices(16, 9_000_000), 16);
+        assert_eq!(Budget::of(3 * slice + 5).slices(16, 0), 3);
+        assert_eq!(Budget::of(3 * slice + 5).slices(16, MAX_SLICE_BYTES), 2);
+        assert_eq!(Budget::of(5).slices(16, 0), 1);
+        assert_eq!(Budget::of(5).slices(16, 5), 0, "nothing is fetched ahead");
+    }
+
+    #[test]
+    fn an_etag_is_for_the_same_list_under_the_same_terms() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = crate::supervise::Registry::new(crate::metrics::Metrics::new());
+        let (store, _) = crate::store::Store::open(dir.path(), 1 << 20, &registry).unwrap();
+        let catalog = Catalog::new(did(9), store);
+        let limits = PullLimits {
+            page_slices: 16,
+            max_held_logs: 1,
+            max_held_bytes: 1,
+        };
+        let base: Url = "http://x/".parse().unwrap();
+        let mut list = HeldList {
+            etag: Some("\"e\"".into()),
+            base: base.clone(),
+            limits,
+            listed: vec![did(1)],
+            followed: Vec::new(),
+            left_out: vec![did(2)],
+            overflowed: BTreeMap::new(),
+        };
+        let listed = [did(1)];
+        assert_eq!(
+            list.etag_for(&base, limits, &listed, &catalog),
+            Some("\"e\"")
+        );
+        let more = PullLimits {
+            max_held_logs: 2,
+            ..limits
+        };
+        assert_eq!(list.etag_for(&base, more, &listed, &catalog), None);
+        assert_eq!(list.etag_for(&base, limits, &[], &catalog), None);
+        let other = "http://y/".parse().unwrap();
+        assert_eq!(list.etag_for(&other, limits, &listed, &catalog), None);
+        list.followed.push(did(3));
+        assert_eq!(
+            list.etag_for(&base, limits, &listed, &catalog),
+            None,
+            "a log that is gone from here is asked for again"
+        );
+    }
+}
