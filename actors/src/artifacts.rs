@@ -1,7 +1,7 @@
 //! Which artifacts are held, and where: one look-up by digest over our own folder and every mirrored one.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
@@ -66,6 +66,22 @@ impl ArtifactShelf {
             Some(publisher) => self.mirrored(&publisher).open(digest),
             None => Ok(None),
         }
+    }
+
+    /// [`ArtifactShelf::open`], after its bytes were read and found to be what the digest names: a copy that the disk
+    /// has spoilt counts as not held. Errors: the disk.
+    pub fn open_verified(&self, digest: &Digest) -> io::Result<Option<File>> {
+        let Some((mut file, _)) = self.open(digest)? else {
+            return Ok(None);
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(&mut file)?;
+        if Digest::from(hasher.finalize()) != *digest {
+            tracing::error!(%digest, "a held artifact is damaged on the disk");
+            return Ok(None);
+        }
+        file.rewind()?;
+        Ok(Some(file))
     }
 
     /// Whether an artifact is held, with its length.

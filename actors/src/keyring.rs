@@ -284,7 +284,12 @@ impl Keyring {
     ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
         let identity: IdentityFile = self.read(alias, "identity.json")?;
         let mut secret: Secret = self.read(alias, "secret.json")?;
-        if !secret.is_sealed() {
+        if secret.is_sealed() {
+            // Sealed as it is; whoever gives a passphrase must hear now, not when it is needed, that it is another.
+            if passphrase.is_some() {
+                self.unlock(alias, passphrase)?;
+            }
+        } else {
             match passphrase {
                 Some(_) => {
                     let seed = self.unlock(alias, None)?;

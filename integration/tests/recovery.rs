@@ -222,3 +222,20 @@ async fn nothing_is_signed_on_top_of_a_journal_that_is_shorter_than_what_was_pub
     bob.start().await;
     assert_eq!(bob.publish(&[("c.txt", b"c")]).await["log_size"], 3);
 }
+
+/// A spoilt copy is as good as none: a peer's is fetched, or the command says so; never other bytes.
+#[tokio::test]
+async fn a_fetched_artifact_is_never_other_bytes_than_its_digest_names() {
+    let (bob, alice) = (Node::started("bob").await, Node::started("alice").await);
+    bob.publish(&[("a.txt", b"hello")]).await;
+    alice.follow(&bob).await;
+    alice.ok(&["mcp", "federate", "refresh", "--mirror"]).await;
+    let digest = Digest::of(b"hello").to_string();
+    let copy = format!("cache/federation/{}/artifacts/{digest}", bob.did());
+    fs::write(alice.home().join(copy), b"HELLO").unwrap();
+    let out = alice.scratch().join("fetched");
+    alice
+        .ok(&["shard", "fetch", &digest, "--out", out.to_str().unwrap()])
+        .await;
+    assert_eq!(fs::read(out).unwrap(), b"hello");
+}

@@ -17,10 +17,8 @@ use crate::cli::{Context, home_error};
 use crate::config::Flags;
 use crate::node::{Mode, Node, NodeHandle, StartError, StartOptions};
 
-/// How long a command waits for another one that holds the home (design 11).
+/// How long a command, or a daemon, waits for another command that holds the home (design 11).
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// How long a daemon waits for a command that holds the home.
-const DAEMON_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile. Short, since most commands are.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// A node on this machine accepts at once or not at all.
@@ -135,7 +133,7 @@ pub async fn start_daemon(
     profile: Profile,
     flags: &Flags,
 ) -> Result<NodeHandle, CliError> {
-    let deadline = Instant::now() + DAEMON_WAIT;
+    let deadline = Instant::now() + LOCK_WAIT;
     loop {
         match Node::start(options(ctx, profile, flags, Mode::Serve)?).await {
             Ok(node) => return Ok(node),

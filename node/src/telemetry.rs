@@ -57,7 +57,12 @@ fn directives(base: Base, verbose: u8) -> String {
         (Base::Warn, 2) | (Base::Info, 1) => "debug",
         _ => "trace",
     };
-    let others = if verbose > 2 { "debug" } else { "warn" };
+    // A stranger's malformed request is an error to actix_http: it must not fill our log.
+    let others = if verbose > 2 {
+        "debug"
+    } else {
+        "warn,actix_http=off"
+    };
     format!("{others},hn={ours},hn_actors={ours},hn_protocol={ours}")
 }
 

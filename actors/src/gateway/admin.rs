@@ -140,13 +140,19 @@ async fn put_peer(
     };
     if let Some(alias) = asked.alias.as_ref().filter(|alias| !good(alias)) {
         return Err(Problem::new(
-            "invalid_json",
+            "bad_alias",
             format!("{alias:?} is no petname"),
         ));
     }
     let known = known_peer(&state, &did).await?;
-    // An alias names one peer.
+    // An alias names one peer, and never another than the node itself where it is the node's own.
     if let Some(alias) = &asked.alias {
+        if *alias == state.alias {
+            return Err(Problem::new(
+                "bad_alias",
+                format!("{alias:?} is this node's own identity"),
+            ));
+        }
         let roster = state.ask(&state.links.list_peers, ListPeers).await?;
         if roster
             .peers
@@ -154,7 +160,7 @@ async fn put_peer(
             .any(|peer| peer.did != did && peer.alias.as_ref() == Some(alias))
         {
             return Err(Problem::new(
-                "invalid_json",
+                "bad_alias",
                 format!("another peer is called {alias:?}"),
             ));
         }
@@ -336,7 +342,7 @@ async fn fetch(
         .map(|(_, value)| parse_did(&value))
         .transpose()?;
     let shelf = state.artifacts.clone();
-    if let Some((file, _)) = super::blocking(move || Ok(shelf.open(&digest)?)).await? {
+    if let Some(file) = super::blocking(move || Ok(shelf.open_verified(&digest)?)).await? {
         return artifact::send(&request, &digest, file);
     }
     let roster = state.ask(&state.links.list_peers, ListPeers).await?;

@@ -27,6 +27,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         400,
         "Not a digest of 64 lower-case hex digits",
     ),
+    ("bad_alias", 400, "Not a name that this peer can have"),
     ("bad_tag", 400, "A tag is written KEY=VALUE"),
     ("bad_url", 400, "Not a plain http or https URL"),
     ("bad_body", 400, "The body cannot be read"),
