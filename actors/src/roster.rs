@@ -290,6 +290,12 @@ impl RosterFile {
             {
                 return Err(self.form(format!("{} stands twice", peer.did)));
             }
+            let same_name =
+                |earlier: &RosterPeer| peer.alias.is_some() && earlier.alias == peer.alias;
+            if roster.peers.iter().take(at).any(same_name) {
+                let alias = peer.alias.as_deref().unwrap_or_default();
+                return Err(self.form(format!("two peers are called {alias}")));
+            }
             if let Some(url) = peer
                 .url
                 .iter()

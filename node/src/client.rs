@@ -215,7 +215,11 @@ pub fn start_error(ctx: &Context, error: &StartError) -> CliError {
         StartError::Keyring(error) => return keyring_error(error),
         _ => {}
     }
-    let said = CliError::failed(error.code(), error);
+    let said = match error {
+        // What the environment asks for is wrong: usage, like a flag.
+        StartError::Clock(_) | StartError::Failpoints(_) => CliError::usage(error.code(), error),
+        _ => CliError::failed(error.code(), error),
+    };
     match error.remedy(ctx.root()) {
         Some(remedy) => said.next(remedy),
         None => said,

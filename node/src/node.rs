@@ -142,6 +142,9 @@ impl StartError {
             Self::NoIdentity { several: false } => {
                 Some("hn id create ALIAS, or hn mcp serve".to_owned())
             }
+            Self::Store(_) => Some(
+                "free space on the disk, and look at the rights of state/ in the home".to_owned(),
+            ),
             Self::Listen { .. } => {
                 Some("give another address with --listen; port 0 takes a free one".to_owned())
             }

@@ -392,9 +392,9 @@ mod tests {
     #[test]
     fn nothing_of_a_home_is_published() {
         let outer = folder(&[
-            ("doc", b"d"),
-            ("home/version", b"1"),
-            ("home/identities/x/secret.json", b"seed"),
+            ("doc", "d"),
+            ("home/version", "1"),
+            ("home/identities/x/secret.json", "seed"),
         ]);
         let secret = outer.path().join("home/identities/x/secret.json");
         for path in [outer.path().to_owned(), outer.path().join("home"), secret] {
