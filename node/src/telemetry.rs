@@ -80,7 +80,7 @@ mod tests {
         }
         assert_eq!(
             directives(Base::Info, 0),
-            "warn,hn=info,hn_actors=info,hn_protocol=info"
+            "warn,actix_http=off,hn=info,hn_actors=info,hn_protocol=info"
         );
     }
 }
