@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hn_integration::cluster::{LIVELY, Node};
 use hn_integration::converge::{SOON, eventually};
+use hn_integration::hostile::Eve;
 use hn_protocol::digest::Digest;
 use serde_json::Value;
 
@@ -462,4 +463,103 @@ async fn following_works_without_a_daemon() {
     alice
         .converges_on(bob.did(), &bob.log(bob.did()).await, SOON)
         .await;
+}
+
+/// ```text
+///   bob ◄──── carol ◄──── alice, who then follows bob by his DID alone
+/// ```
+#[tokio::test]
+async fn a_peer_that_is_added_without_a_url_is_asked_where_its_presence_says_and_the_roster_names_none()
+ {
+    let (bob, carol, alice) = (
+        Node::started("bob").await,
+        Node::started("carol").await,
+        Node::started("alice").await,
+    );
+    bob.publish(&NOTES).await;
+    carol.follow(&bob).await;
+    carol.refresh().await;
+    alice.follow(&carol).await;
+    let first = alice.refresh().await;
+    let did = bob.did().to_string();
+    let log = held(&first, &did);
+    assert_eq!(log["log_size"], NOTES.len(), "{first}");
+    assert_eq!(
+        held(&alice.refresh().await, &did),
+        log,
+        "a list that has not changed says the same of what is held"
+    );
+
+    let added = alice.ok(&["mcp", "federate", "add", &did]).await;
+    assert_eq!(added["peer"]["url"], Value::Null, "{added}");
+    let more = bob.publish(&[("more.txt", b"more")]).await;
+    let report = alice.ok(&["mcp", "federate", "refresh", &did]).await["peers"][0].clone();
+    assert_eq!(report["log_root"], more["log_root"], "{report}");
+    alice.peer_becomes(bob.did(), "healthy", SOON).await;
+    let roster = std::fs::read_to_string(alice.home().join("config/federation.toml")).unwrap();
+    assert!(
+        !roster.contains(&bob.base_url()),
+        "what a presence says is not the operator's word: {roster}"
+    );
+}
+
+/// ```text
+///   eve, whose artifacts are false ◄──mirrors── alice
+/// ```
+#[tokio::test]
+async fn an_artifact_that_cannot_be_had_is_left_alone_until_an_operator_asks() {
+    let (eve, alice) = (Eve::honest().await, Node::started("alice").await);
+    eve.spoil_artifacts();
+    let did = eve.did().to_string();
+    let asked = || {
+        let requests = eve.requests();
+        requests.iter().filter(|r| r.contains("/artifact/")).count()
+    };
+    alice
+        .ok(&["mcp", "federate", "add", &did, eve.base_url(), "--mirror"])
+        .await;
+    let mirror = ["mcp", "federate", "refresh", did.as_str(), "--mirror"];
+    let report = alice.cli(&mirror).await.json["peers"][0].clone();
+    assert_eq!(
+        report["mirrored"]["missing"],
+        eve.artifacts().len(),
+        "{report}"
+    );
+    let before = asked();
+    assert!(before > 0);
+    for _ in 0..3 {
+        alice.cli(&["mcp", "federate", "refresh", &did]).await;
+    }
+    let peer = alice.peer(eve.did()).await;
+    assert_eq!(
+        peer["state"], "stale",
+        "what she serves is false still: {peer}"
+    );
+    assert_eq!(asked(), before, "and it is not asked for with every pull");
+    alice.cli(&mirror).await;
+    assert_eq!(
+        asked(),
+        before + eve.artifacts().len(),
+        "but for an operator"
+    );
+}
+
+/// ```text
+///   eve, mallory ◄──── alice        `hn mcp federate refresh EVE` without a daemon
+/// ```
+#[tokio::test]
+async fn a_refresh_of_one_peer_without_a_daemon_asks_nobody_else() {
+    let (eve, mallory) = (Eve::honest().await, Eve::honest().await);
+    let alice = Node::new("alice");
+    alice.ok(&["id", "create", "alice"]).await;
+    for peer in [&eve, &mallory] {
+        let did = peer.did().to_string();
+        alice
+            .ok(&["mcp", "federate", "add", &did, peer.base_url()])
+            .await;
+    }
+    let did = eve.did().to_string();
+    alice.ok(&["mcp", "federate", "refresh", &did]).await;
+    assert!(!eve.requests().is_empty());
+    assert_eq!(mallory.requests(), Vec::<String>::new());
 }
