@@ -360,7 +360,11 @@ async fn fetch(
     asked.sort_by_key(|peer| Some(peer.did) != from);
     let asked = asked.into_iter();
     let sources = asked
-        .filter_map(|peer| Some((peer.url?, Trust::Operator)))
+        .filter_map(|peer| {
+            let typed = peer.url.map(|url| (url, Trust::Operator));
+            // What the peer itself says of its address is a stranger's word.
+            typed.or_else(|| peer.known_url.map(|url| (url, Trust::Stranger)))
+        })
         .collect();
     let staged = state
         .ask(

@@ -1,4 +1,4 @@
-//! Logs for whoever follows: pages, heads, and what this node offers.
+//! Logs for whoever follows: pages, and what this node offers.
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LINK};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -8,8 +8,7 @@ use serde_json::json;
 
 use super::problem::Problem;
 use super::{GatewayState, is_unmodified, parse_did};
-use crate::catalog::{LogView, ReadError};
-use crate::pull::{HeldLogHead, HeldLogs};
+use crate::catalog::ReadError;
 
 /// Slices of a page when the caller does not say (design 4).
 const DEFAULT_LIMIT: usize = 16;
@@ -63,7 +62,8 @@ impl IndexQuery {
     ("epoch" = Option<u64>, Query, description = "an older epoch")), responses(
     (status = 200, description = "NDJSON; a Link with rel=next unless it reaches the head", content_type = "application/x-ndjson"),
     (status = 304, description = "Unchanged since If-None-Match"),
-    (status = 400, description = "A bad cursor, limit, epoch or DID"), (status = 404, description = "No such log is held")))]
+    (status = 400, description = "A bad cursor, limit, epoch or DID"), (status = 404, description = "No such log is held"),
+    (status = 503, description = "Too many pages are being read")))]
 pub async fn index(
     request: HttpRequest,
     state: web::Data<GatewayState>,
@@ -102,30 +102,7 @@ pub async fn index(
         let link = format!("<?publisher={publisher}&cursor={next}&limit={limit}>; rel=\"next\"");
         response.insert_header((LINK, link));
     }
-    Ok(response.body(page.body))
-}
-
-/// The head of every log held.
-#[utoipa::path(get, path = "/federate/peers", tag = "federate", responses(
-    (status = 200, description = "One head a log", body = [HeldLogHead])))]
-pub async fn peers(state: web::Data<GatewayState>) -> HttpResponse {
-    let own = state.catalog.own();
-    let head = |view: &LogView| HeldLogHead {
-        did: view.state.publisher,
-        epoch: view.state.epoch,
-        log_size: view.state.size(),
-        log_root: view.state.root(),
-        head: view.state.head,
-        presence: view.state.presence.map(|presence| presence.digest),
-        last_seen: if view.state.publisher == own {
-            state.clock.now()
-        } else {
-            view.last_seen
-        },
-        forked: false,
-    };
-    let peers = state.catalog.logs().iter().map(|view| head(view)).collect();
-    HttpResponse::Ok().json(HeldLogs { peers })
+    Ok(response.body(state.admission.pages.body(page.body)?))
 }
 
 /// What this node offers.

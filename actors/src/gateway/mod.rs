@@ -8,11 +8,14 @@ mod artifact;
 mod connections;
 mod federate;
 mod guard;
+mod heads;
 mod openapi;
+mod page;
 mod presence;
 pub mod problem;
 mod publish;
 mod status;
+mod tar_stream;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -31,7 +34,9 @@ use url::Url;
 
 use connections::Connections;
 pub use guard::Guard;
+use heads::Heads;
 pub use openapi::document as openapi_document;
+use page::PageBudget;
 use problem::Problem;
 
 use crate::artifact_mirror::FetchArtifact;
@@ -65,8 +70,12 @@ const METRICS_CONNECTIONS: usize = 16;
 const SOCKET_BLOCKING_THREADS: usize = 32;
 /// Messages to actors that wait for their reply, so that no mailbox is ever waited for.
 const MESSAGES: usize = 64;
-/// Publications streamed at the same time; the next is told 503.
-const PUBLICATIONS: usize = 64;
+/// Publications streamed at the same time; the next is told 503. Each has a thread until its sender is done.
+const PUBLICATIONS: usize = 24;
+const _: () = assert!(
+    PUBLICATIONS < SOCKET_BLOCKING_THREADS,
+    "slow publications leave the admin side threads to read with"
+);
 
 /// To whom the gateway may send what.
 #[derive(Clone)]
@@ -119,10 +128,12 @@ pub struct GatewayState {
     pub admission: Admission,
 }
 
-/// Bounds what the gateway has under way with the actors: beyond it a caller is told 503, not kept waiting.
+/// Bounds what the gateway has under way: beyond it a caller is told 503, not kept waiting.
 pub struct Admission {
     messages: Semaphore,
     publications: Arc<Semaphore>,
+    pages: PageBudget,
+    heads: Heads,
 }
 
 impl Default for Admission {
@@ -130,6 +141,8 @@ impl Default for Admission {
         Self {
             messages: Semaphore::new(MESSAGES),
             publications: Arc::new(Semaphore::new(PUBLICATIONS)),
+            pages: PageBudget::default(),
+            heads: Heads::default(),
         }
     }
 }
@@ -339,7 +352,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/1.0/identifiers/{did}", presence::resolve))
         .service(read("/federate", federate::offers))
         .service(read("/federate/index", federate::index))
-        .service(read("/federate/peers", federate::peers))
+        .service(read("/federate/peers", heads::peers))
         .service(read("/artifact/{digest}", artifact::get))
         .configure(openapi::routes);
 }
@@ -451,5 +464,23 @@ fn is_unmodified(request: &HttpRequest, etag: &str) -> bool {
 fn strike() {
     if let Err(error) = failpoint::hit("actor.gateway") {
         warn!(%error, "failpoint");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_client_that_takes_nothing_is_dropped_by_the_kernel() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        watch(&Connections::default(), &accepted, &mut Extensions::new());
+        let millis = rustix::net::sockopt::tcp_user_timeout(&accepted).unwrap();
+        assert_eq!(u128::from(millis), UNREAD_TIME.as_millis());
     }
 }

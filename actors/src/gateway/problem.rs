@@ -331,10 +331,13 @@ mod tests {
             include_str!("artifact.rs"),
             include_str!("federate.rs"),
             include_str!("guard.rs"),
+            include_str!("heads.rs"),
             include_str!("mod.rs"),
+            include_str!("page.rs"),
             include_str!("presence.rs"),
             include_str!("problem.rs"),
             include_str!("publish.rs"),
+            include_str!("tar_stream.rs"),
         ];
         for source in sources {
             for used in source

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::GatewayState;
 use super::admin::check_operator;
 use super::problem::Problem;
+use super::tar_stream::{Head, TarStream};
 use crate::index_federator::{PublishEntries, Published};
 use crate::vault::{Purpose, Staged};
 
@@ -116,15 +117,13 @@ fn publish_tar(
     state: &GatewayState,
     handle: &Handle,
 ) -> Result<Published, Problem> {
-    let mut archive = tar::Archive::new(reader);
+    let mut files = TarStream::new(reader);
     let mut all: Option<Published> = None;
     let mut batch = Batch::default();
     let mut count = 0;
-    for file in archive.entries().map_err(unreadable)? {
-        let mut file = file.map_err(unreadable)?;
-        let path = String::from_utf8(file.path_bytes().into_owned())
-            .map_err(|error| Problem::new("bad_path", error.to_string()))?;
-        let kind = file.header().entry_type();
+    while let Some(Head { path, kind, size }) = files.next().map_err(unreadable)? {
+        let path =
+            String::from_utf8(path).map_err(|error| Problem::new("bad_path", error.to_string()))?;
         if kind.is_dir() {
             continue;
         }
@@ -139,11 +138,10 @@ fn publish_tar(
                 format!("at most {MAX_FILES} a request"),
             ));
         }
-        let size = file.size();
         let staged = state
             .artifacts
             .own()
-            .stage_from(&mut file, MAX_ARTIFACT)
+            .stage_from(&mut files, MAX_ARTIFACT)
             .map_err(|error| {
                 if error.kind() == io::ErrorKind::StorageFull {
                     error.into()
