@@ -9,6 +9,7 @@
 //! | `recovery` | what crashes and old copies leave behind is mended without a hand |
 //! | `supervision` | a panic in an actor is the affair of one request |
 //! | `gateway` | the HTTP contract of `spec/http.md` |
+//! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `home` | one home: one node, its version, its disk, its configuration |
 //! | `independent` | documents verify with tools that are not ours |
@@ -25,4 +26,5 @@ mod home;
 mod independent;
 mod recovery;
 mod refusal;
+mod slow;
 mod supervision;
