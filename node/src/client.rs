@@ -25,6 +25,10 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A read is answered from memory and the database; a node that takes longer is in trouble, and says so by this.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a node that has enough to do, or restarts a part of itself, is asked again.
+const RETRIES: u32 = 8;
+/// The longest wait before the next time, whatever the node says.
+const RETRY_WAIT: Duration = Duration::from_secs(5);
 /// The host of URLs to the socket; the node accepts `localhost` (design 13).
 const BASE: &str = "http://localhost";
 
@@ -188,15 +192,57 @@ pub async fn json(request: RequestBuilder) -> Result<Value, CliError> {
     })
 }
 
-/// Sends, and takes a success with its body still to be read.
-pub async fn accepted(request: RequestBuilder) -> Result<Response, CliError> {
+/// Sends, and takes a success with its body still to be read. A node that is busy or restarts a part of itself is asked
+/// again, unless the body is a stream, which can be sent but once.
+pub async fn accepted(mut request: RequestBuilder) -> Result<Response, CliError> {
+    let mut patience = Patience::default();
+    loop {
+        let again = request.try_clone();
+        match (once(request).await, again) {
+            (Err(error), Some(next)) if patience.bears(&error).await => request = next,
+            (answer, _) => return answer,
+        }
+    }
+}
+
+async fn once(request: RequestBuilder) -> Result<Response, CliError> {
     let answer = request.send().await.map_err(|error| lost(&error))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
+    let wait = answer.headers().get(reqwest::header::RETRY_AFTER);
+    let wait = wait.and_then(|value| value.to_str().ok()?.parse().ok());
     let body = answer.bytes().await.map_err(|error| lost(&error))?;
-    Err(CliError::from_problem(status.as_u16(), &body))
+    let error = CliError::from_problem(status.as_u16(), &body);
+    Err(match wait {
+        // Others that come with a wait, such as a damaged log, do not pass.
+        Some(seconds) if matches!(error.code(), "busy" | "restarting") => {
+            error.after(Duration::from_secs(seconds).min(RETRY_WAIT))
+        }
+        _ => error,
+    })
+}
+
+/// How often more a node is asked again.
+pub struct Patience(u32);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(RETRIES)
+    }
+}
+
+impl Patience {
+    /// Whether `error` passes and there was patience left; then it has been waited for.
+    pub async fn bears(&mut self, error: &CliError) -> bool {
+        let (Some(wait), Some(left)) = (error.retry_after(), self.0.checked_sub(1)) else {
+            return false;
+        };
+        self.0 = left;
+        tokio::time::sleep(wait).await;
+        true
+    }
 }
 
 /// The connection broke: the node stopped, or stopped this request.
@@ -267,4 +313,58 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Asks a node that gives `refusals` times this problem and then a success; says how often it was asked.
+    async fn ask(code: &str, refusals: u32) -> (Result<Value, CliError>, u32) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let mut asked = 0;
+        let node = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                asked += 1;
+                let (status, body) = if asked <= refusals {
+                    ("503 no", format!("{{\"code\":\"{code}\"}}"))
+                } else {
+                    ("200 OK", "{}".to_owned())
+                };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nretry-after: 0\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        let request = client(&socket).unwrap().get(BASE);
+        let answer = tokio::select! {
+            answer = json(request) => answer,
+            () = node => unreachable!("it serves for ever"),
+        };
+        (answer, asked)
+    }
+
+    #[tokio::test]
+    async fn a_busy_node_is_asked_again_but_not_for_ever() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (answer, asked) = ask("busy", 2).await;
+        assert_eq!(
+            (answer.unwrap(), asked),
+            (Value::Object(Default::default()), 3)
+        );
+        assert!(ask("restarting", 1).await.0.is_ok());
+        let (answer, asked) = ask("busy", u32::MAX).await;
+        assert_eq!((answer.unwrap_err().code(), asked), ("busy", RETRIES + 1));
+        let (answer, asked) = ask("log_damaged", 1).await;
+        assert_eq!((answer.unwrap_err().code(), asked), ("log_damaged", 1));
+    }
 }

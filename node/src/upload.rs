@@ -8,7 +8,9 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use hn_actors::gateway::{BATCH_BYTES, BATCH_FILES};
 use hn_protocol::digest::Digest;
 use hn_protocol::document::check_path;
 use reqwest::Body;
@@ -24,9 +26,9 @@ const QUEUE: usize = 8;
 const NAMED: usize = 20;
 
 /// Files to publish, by their published paths, sorted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Selection {
-    files: BTreeMap<String, Picked>,
+    files: Arc<BTreeMap<String, Picked>>,
 }
 
 /// A file where it lies, with its size in bytes when it was looked at.
@@ -179,7 +181,9 @@ impl Picking {
             )
             .next("name files, or folders with files"));
         }
-        Ok(Selection { files: self.files })
+        Ok(Selection {
+            files: Arc::new(self.files),
+        })
     }
 }
 
@@ -232,9 +236,17 @@ fn pack(
         pieces,
         buffer: Vec::with_capacity(PIECE),
     });
-    for (path, file) in &selection.files {
+    let (mut files, mut bytes) = (0, 0);
+    for (path, file) in selection.files.iter() {
+        // The node publishes in batches as it receives; what was whole before this file stays published.
+        let begun = files >= BATCH_FILES || bytes >= BATCH_BYTES;
         let stopped = |error: io::Error| match error.kind() {
             io::ErrorKind::BrokenPipe => Stopped::Unwanted,
+            _ if begun => {
+                let error = unreadable(&file.source, &error);
+                let next = "make it readable and publish again: files before it are published already, and stay as they are";
+                Stopped::Unreadable(error.next(next))
+            }
             _ => Stopped::Unreadable(unreadable(&file.source, &error)),
         };
         let (opened, metadata) = open(&file.source).map_err(stopped)?;
@@ -250,6 +262,8 @@ fn pack(
         tar.append_data(&mut header, path, &mut exact)
             .map_err(stopped)?;
         exact.finish().map_err(stopped)?;
+        files += 1;
+        bytes += metadata.len();
     }
     let mut rest = tar.into_inner().map_err(|_| Stopped::Unwanted)?;
     rest.flush().map_err(|_| Stopped::Unwanted)
@@ -414,6 +428,29 @@ mod tests {
             select(&[folder(&[]).path().to_owned()]).unwrap_err().code(),
             "nothing_to_publish"
         );
+    }
+
+    #[tokio::test]
+    async fn only_before_the_first_batch_nothing_was_published() {
+        for (files, said) in [
+            (BATCH_FILES - 1, "nothing was"),
+            (BATCH_FILES, "published already"),
+        ] {
+            let folder = folder(&[("last", "x")]);
+            for at in 0..files {
+                std::fs::write(folder.path().join(format!("f{at}")), "").unwrap();
+            }
+            let selection = select(&[folder.path().to_owned()]).unwrap();
+            std::fs::remove_file(folder.path().join("last")).unwrap();
+            let (pieces, mut body) = mpsc::channel(QUEUE);
+            let packing =
+                std::thread::spawn(move || pack(selection, &pieces, &Progress::bytes(None)));
+            while body.recv().await.is_some() {}
+            let Err(Stopped::Unreadable(error)) = packing.join().unwrap() else {
+                panic!("a file that is gone is unreadable")
+            };
+            assert!(format!("{error:?}").contains(said), "{files}: {error:?}");
+        }
     }
 
     #[tokio::test]

@@ -38,6 +38,7 @@ use heads::Heads;
 pub use openapi::document as openapi_document;
 use page::PageBudget;
 use problem::Problem;
+pub use publish::{BATCH_BYTES, BATCH_FILES};
 
 use crate::artifact_mirror::FetchArtifact;
 use crate::artifacts::ArtifactShelf;

@@ -22,10 +22,10 @@ use crate::vault::{Purpose, Staged};
 
 /// Chunks of the request that wait for the disk.
 const CHUNKS: usize = 16;
-/// Artifacts that share a group commit.
-const BATCH_FILES: usize = 1024;
+/// Artifacts that share a group commit: what came before stays published whatever comes after.
+pub const BATCH_FILES: usize = 1024;
 /// Bytes after which a batch is committed though it has fewer files.
-const BATCH_BYTES: u64 = 256 << 20;
+pub const BATCH_BYTES: u64 = 256 << 20;
 /// The most entries of one request: its answer names each.
 const MAX_FILES: usize = 200_000;
 /// The largest artifact: what a file system can hold is decided by `storage.min_free`.

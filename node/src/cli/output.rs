@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::ContentArrangement;
 use hn_protocol::did::Did;
 use hn_protocol::time::Timestamp;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 /// What takes longer than this shows that it is being worked on.
 const QUIET: Duration = Duration::from_secs(1);
+/// Stands for a character that is not shown.
+const REPLACED: char = char::REPLACEMENT_CHARACTER;
 
 /// The form of what is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +55,7 @@ pub struct CliError {
     title: Option<String>,
     what: String,
     remedy: Option<String>,
+    retry_after: Option<Duration>,
 }
 
 impl CliError {
@@ -65,6 +68,7 @@ impl CliError {
             title: None,
             what: what.to_string(),
             remedy: None,
+            retry_after: None,
         }
     }
 
@@ -77,6 +81,7 @@ impl CliError {
             title: None,
             what: what.to_string(),
             remedy: None,
+            retry_after: None,
         }
     }
 
@@ -102,11 +107,23 @@ impl CliError {
                 format!("the node answered {status}: {quoted}")
             }),
             remedy: text("remedy"),
+            retry_after: None,
         }
     }
 
+    /// Says that asking again helps, after a while.
+    #[must_use]
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// After how long asking again helps, where it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// The stable word for this error, as in `code` of the problem object.
-    #[cfg(test)]
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -136,7 +153,11 @@ impl CliError {
                     .remedy
                     .as_ref()
                     .map(|remedy| format!("\nnext: {remedy}"));
-                format!("error: {title}{}{}", self.what, next.unwrap_or_default())
+                plain(&format!(
+                    "error: {title}{}{}",
+                    self.what,
+                    next.unwrap_or_default()
+                ))
             }
         };
         // Nobody is left to tell when stderr is closed.
@@ -179,7 +200,7 @@ pub fn show(
 ) -> Result<(), CliError> {
     match format {
         Format::Json => print_json(document),
-        Format::Text => print(&text(document)),
+        Format::Text => print(&plain(&text(document))),
     }
 }
 
@@ -194,20 +215,67 @@ pub fn name(did: &str, alias: Option<&str>) -> String {
     }
 }
 
+/// `text` without what a terminal would obey rather than show: others choose paths, tags, aliases and reasons.
+/// Lines stay lines.
+pub fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c != '\n' && is_obeyed(c) {
+                REPLACED
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// As [`plain`], on one line.
+pub fn plain_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if is_obeyed(c) { REPLACED } else { c })
+        .collect()
+}
+
+/// Control characters, and what reorders or breaks a line.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A table in the one look of this program: no frames, columns apart, nothing broken: a digest has to be copied whole.
+pub struct Table(comfy_table::Table);
+
+/// An empty table under `header`.
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
+    let mut table = comfy_table::Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
-    table
+    Table(table)
+}
+
+impl Table {
+    /// Adds a row of [`plain_line`]s.
+    pub fn add_row<const N: usize>(&mut self, cells: [impl AsRef<str>; N]) {
+        self.0.add_row(cells.map(|cell| plain_line(cell.as_ref())));
+    }
+
+    /// Breaks cells rather than lines that are longer than the terminal is wide.
+    pub fn fit(&mut self) {
+        self.0.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+
+    /// Whether it has no row.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A table as text, without blanks at the ends of lines.
 pub fn lines(table: &Table) -> String {
-    table
-        .lines()
+    let lines = table.0.lines();
+    lines
         .map(|line| {
             line.strip_prefix(' ')
                 .unwrap_or(&line)
@@ -360,6 +428,18 @@ mod tests {
         );
         let error = CliError::from_problem(502, b"<html>");
         assert_eq!(error.what(), "the node answered 502: <html>");
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_those_who_choose_a_path() {
+        let mut table = table(["path"]);
+        table.add_row(["\u{1b}[2J\u{9b}31mgone\u{202e}txt.exe\r\nsecond\u{7}"]);
+        table.add_row(["grüße/日本"]);
+        let page = lines(&table);
+        assert_eq!(page.lines().count(), 3, "one line a row: {page:?}");
+        assert!(page.chars().all(|c| c == '\n' || !is_obeyed(c)), "{page:?}");
+        assert!(page.contains("grüße/日本"), "{page}");
+        assert_eq!(plain("a\u{1b}]0;x\u{7}\nb"), "a\u{fffd}]0;x\u{fffd}\nb");
     }
 
     #[test]

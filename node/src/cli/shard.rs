@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::output::{self, CliError, Format, Outcome, Progress};
-use crate::client::{self, Admin};
+use crate::client::{self, Admin, Patience};
 use crate::names::Names;
 use crate::upload::{self, Selection};
 
@@ -105,25 +105,40 @@ async fn publish(ctx: &Context, arguments: Publish) -> Result<Outcome, CliError>
     );
 
     let answer = client::with_node(ctx, async |admin| {
-        let progress = Progress::bytes(Some(selection.bytes()));
-        let mut upload = upload::stream(selection, progress.clone());
-        let request = admin.request_with(Method::POST, "/admin/log/publish", &query)?;
-        let sent = client::json(
-            request
-                .header("content-type", "application/x-tar")
-                .body(upload.body),
-        )
-        .await;
-        progress.finish();
-        // A file that could not be read breaks the request off, and which one it was says more than the broken request.
-        match upload.problem.try_recv() {
-            Ok(problem) => Err(problem),
-            Err(_) => sent,
+        // The body is made while it is sent, so that a busy node is sent another one.
+        let mut patience = Patience::default();
+        loop {
+            match send(admin, &selection, &query).await {
+                Err(error) if patience.bears(&error).await => {}
+                sent => return sent,
+            }
         }
     })
     .await?;
     output::show(ctx.format, &answer, published_text)?;
     Ok(Outcome::Done)
+}
+
+async fn send(
+    admin: &Admin,
+    selection: &Selection,
+    query: &[(&str, String)],
+) -> Result<Value, CliError> {
+    let progress = Progress::bytes(Some(selection.bytes()));
+    let mut upload = upload::stream(selection.clone(), progress.clone());
+    let request = admin.request_with(Method::POST, "/admin/log/publish", query)?;
+    let sent = client::json(
+        request
+            .header("content-type", "application/x-tar")
+            .body(upload.body),
+    )
+    .await;
+    progress.finish();
+    // A file that could not be read breaks the request off, and which one it was says more than the broken request.
+    match upload.problem.try_recv() {
+        Ok(problem) => Err(problem),
+        Err(_) => sent,
+    }
 }
 
 fn published_text(answer: &Value) -> String {

@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::ContentArrangement;
 use hn_protocol::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -49,7 +48,7 @@ pub async fn run(ctx: &Context, arguments: Arguments) -> Result<Outcome, CliErro
         } else {
             ""
         };
-        if !output::print_on(&format!("{clear}{drawn}"))? {
+        if !output::print_on(&format!("{clear}{}", output::plain(&drawn)))? {
             return Ok(Outcome::Done);
         }
         tokio::time::sleep(REDRAW).await;
@@ -158,7 +157,7 @@ fn peers(peers: &Value, names: &Names, now: Timestamp) -> String {
         return String::new();
     }
     let mut table = output::table(["peer", "state", "since", "entries", "last sync", "next try"]);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.fit();
     for peer in peers {
         table.add_row([
             names.show(text(peer, "did")),
@@ -174,6 +173,7 @@ fn peers(peers: &Value, names: &Names, now: Timestamp) -> String {
     for peer in peers {
         let name = names.show(text(peer, "did"));
         if let Some(reason) = peer["reason"].as_str() {
+            let reason = output::plain_line(reason);
             page += &format!("{name} is {}: {reason}\n", text(peer, "state"));
         }
         if let Some(remedy) = peer["remedy"].as_str() {
@@ -232,7 +232,7 @@ fn next_steps(steps: &Value) -> String {
             (None, Some(what), None) => what.to_owned(),
             _ => step.to_string(),
         };
-        page += &format!("  {line}\n");
+        page += &format!("  {}\n", output::plain_line(&line));
     }
     if page.is_empty() {
         page
