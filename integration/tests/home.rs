@@ -38,6 +38,55 @@ async fn sigterm_drains_and_ends_with_0() {
     assert_eq!(alice.log(alice.did()).await.size, 1);
 }
 
+/// An actor that hangs, here over a roster that never comes, keeps no node from stopping.
+#[tokio::test]
+async fn slow_sigterm_waits_for_no_actor_that_hangs() {
+    let mut alice = Node::started("alice").await;
+    let roster = alice.home().join("config/federation.toml");
+    std::fs::create_dir_all(roster.parent().unwrap()).unwrap();
+    let made = Command::new("mkfifo").arg(&roster).status().unwrap();
+    assert!(made.success());
+    let reload = alice.admin(reqwest::Method::POST, "/admin/federation/reload");
+    let reload = tokio::spawn(reload.timeout(SOON).send());
+    // Its mailbox is not emptied any more: the roster is not listed either.
+    let list = alice.admin(reqwest::Method::GET, "/admin/federation/peers");
+    let list = list.timeout(std::time::Duration::from_secs(1));
+    assert!(list.send().await.is_err(), "the actor hangs");
+    assert_eq!(alice.terminate().await.code(), Some(0), "within 10 s");
+    reload.abort();
+}
+
+/// Loading may take minutes; so may waiting for the home. Neither keeps a daemon from being told to stop.
+#[tokio::test]
+async fn sigterm_ends_a_start_that_is_not_done() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let mut alice = Node::started("alice").await;
+    alice.terminate().await;
+    let lock = std::fs::File::open(alice.home().join("run/lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut daemon = Command::new(hn_integration::binary::binary())
+        .args(["mcp", "serve", "--listen", "127.0.0.1:0"])
+        .env("HN_HOME", alice.home())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let listens = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        caught >> 14 & 1 == 1
+    };
+    eventually(SOON, "the daemon listens to SIGTERM", async || {
+        listens().then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+    let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = tokio::task::spawn_blocking(move || daemon.wait().unwrap());
+    let status = tokio::time::timeout(SOON, status).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
 /// A client that downloads and never reads, and one in the middle of its head, keep no node from stopping.
 #[tokio::test]
 async fn sigterm_waits_for_no_client_that_dawdles() {

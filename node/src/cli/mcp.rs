@@ -1,11 +1,12 @@
 //! `hn mcp`: the node itself. `serve` is the daemon; the others ask it for something.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hn_actors::keyring::Keyring;
-use hn_actors::settings::Profile;
+use hn_actors::settings::{Profile, Settings};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -125,44 +126,64 @@ async fn serve(ctx: &Context, arguments: Serve) -> Result<Outcome, CliError> {
     // Before anything is started, so that a signal that comes early is kept and not fatal.
     let mut signals = Signals::listen()?;
     first_identity(ctx)?;
-    let node = client::start_daemon(ctx, profile, &flags).await?;
+    let (node, mut reload) = {
+        let mut starting = pin!(client::start_daemon(ctx, profile, &flags));
+        let mut reload = false;
+        loop {
+            tokio::select! {
+                node = &mut starting => break (node?, reload),
+                asked = signals.next() => match asked {
+                    Asked::Stop => {
+                        info!("stopping before the start was done");
+                        leave()
+                    }
+                    Asked::Reload => reload = true,
+                }
+            }
+        }
+    };
 
     announce(&node)?;
     notify(&[NotifyState::Ready]);
     loop {
+        if reload {
+            reloading();
+            take_over(&node, &settings, ctx.settings(profile, &flags)).await;
+            notify(&[NotifyState::Ready]);
+        }
         match signals.next().await {
             Asked::Stop => break,
-            Asked::Reload => {
-                reloading();
-                match ctx.settings(profile, &flags) {
-                    Ok(new) => {
-                        let restart = settings.needs_restart(&new);
-                        if !restart.is_empty() {
-                            warn!(
-                                keys = restart.join(", "),
-                                "changed settings wait for a restart"
-                            );
-                        }
-                        match node.reload(new).await {
-                            Ok(()) => info!("configuration and roster reloaded"),
-                            Err(error) => {
-                                warn!(%error, "reload failed, everything stays as it was")
-                            }
-                        }
-                    }
-                    Err(error) => warn!(
-                        error = error.what(),
-                        "configuration not reloaded, everything stays as it was"
-                    ),
-                }
-                notify(&[NotifyState::Ready]);
-            }
+            Asked::Reload => reload = true,
         }
     }
     info!("stopping");
     notify(&[NotifyState::Stopping]);
     stop(node).await;
     Ok(Outcome::Done)
+}
+
+/// Gives the node what a reload read, and says what has to wait.
+async fn take_over(node: &NodeHandle, started_with: &Settings, read: Result<Settings, CliError>) {
+    let new = match read {
+        Ok(new) => new,
+        Err(error) => {
+            let error = error.what();
+            warn!(
+                error,
+                "configuration not reloaded, everything stays as it was"
+            );
+            return;
+        }
+    };
+    let restart = started_with.needs_restart(&new);
+    if !restart.is_empty() {
+        let keys = restart.join(", ");
+        warn!(keys, "changed settings wait for a restart");
+    }
+    match node.reload(new).await {
+        Ok(()) => info!("configuration and roster reloaded"),
+        Err(error) => warn!(%error, "reload failed, everything stays as it was"),
+    }
 }
 
 /// A home without any identity gets one, and the operator hears of it.
@@ -199,8 +220,15 @@ fn announce(node: &NodeHandle) -> Result<(), CliError> {
 /// Ends the node, within [`DRAIN`] whatever it is busy with: what was acknowledged is in fsynced files.
 async fn stop(node: NodeHandle) {
     if tokio::time::timeout(DRAIN, node.stop()).await.is_err() {
-        warn!("requests were still running after 9 s and are cut off");
+        warn!("requests or actors were still busy after 9 s and are cut off");
+        leave();
     }
+}
+
+/// Ends the process with 0 at once. A thread that is still busy would keep the runtime from ending in order; what was
+/// acknowledged is in fsynced files, and the rest is what a crash leaves, which every start mends.
+fn leave() -> ! {
+    std::process::exit(0)
 }
 
 fn notify(state: &[NotifyState<'_>]) {
@@ -231,15 +259,17 @@ async fn follow(ctx: &Context) -> Result<Outcome, CliError> {
     }
     notify(&[NotifyState::Stopping]);
     let peers = admin.get("/admin/federation/peers").await;
-    if tokio::time::timeout(DRAIN, admin.close()).await.is_err() {
-        warn!("pulls were still running after 9 s and are cut off");
-    }
+    let closed = tokio::time::timeout(DRAIN, admin.close()).await;
     let peers = peers?;
     let names = Names::of(ctx, &peers);
     let now = ctx.clock()?.now();
     output::show(ctx.format, &peers, |peers| {
         federate::listed(peers, &names, now)
     })?;
+    if closed.is_err() {
+        warn!("pulls were still running after 9 s and are cut off");
+        leave();
+    }
     Ok(Outcome::Done)
 }
 
