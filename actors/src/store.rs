@@ -12,23 +12,20 @@ mod open;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::supervise::Registry;
-use writer::{Order, Reply, Request, Writer};
+use writer::{Order, Request, Writer};
 
 /// How many requests may wait for the writer: more than the node has threads and peers that could ask at once.
 const QUEUE: usize = 1024;
 /// The largest value. What is larger belongs into a file; sled would put it into one of its own.
 pub const MAX_VALUE: usize = 16 << 10;
-/// How long an async caller waits before it looks again whether a full queue has room.
-const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
 /// What is kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,13 +35,13 @@ pub enum Tree {
     Logs = 1,
     /// Where each slice of each log stands.
     Slices = 2,
-    /// Where each presence stands, and the current one of each DID.
+    /// By digest: whose each presence is, what it binds and where it stands.
     Presences = 3,
     /// The latest entry of each published path.
     Paths = 4,
-    /// Where each artifact is, and which are missing.
+    /// By digest: in whose name an artifact is mirrored.
     Artifacts = 5,
-    /// Each peer's state, backoff and cursor.
+    /// Each peer's health: how it answered last, and when it is asked again.
     Peers = 6,
     /// Everything that is one of a kind.
     Meta = 7,
@@ -299,24 +296,6 @@ impl Store {
         self.ask(Order::Apply(batch))
     }
 
-    /// [`Store::apply`] for callers that must not block their thread.
-    pub async fn apply_async(&self, batch: Batch) -> Result<(), StoreError> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let mut request = Request {
-            order: Order::Apply(batch),
-            reply: Reply::Async(reply),
-        };
-        loop {
-            match self.inner.queue.try_send(request) {
-                Ok(()) => break,
-                Err(TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
-                Err(TrySendError::Full(back)) => request = back,
-            }
-            tokio::time::sleep(QUEUE_RETRY).await;
-        }
-        answer.await.unwrap_or(Err(StoreError::Closed))
-    }
-
     /// Removes everything in every tree. Blocks.
     pub fn clear_all(&self) -> Result<(), StoreError> {
         self.ask(Order::Clear)
@@ -346,13 +325,9 @@ impl Store {
 
     fn ask(&self, order: Order) -> Result<(), StoreError> {
         let (reply, answer) = sync_channel(1);
-        let request = Request {
-            order,
-            reply: Reply::Blocking(reply),
-        };
         self.inner
             .queue
-            .send(request)
+            .send(Request { order, reply })
             .map_err(|_| StoreError::Closed)?;
         answer.recv().unwrap_or(Err(StoreError::Closed))
     }
@@ -384,11 +359,6 @@ impl Store {
         self.read(|db| Ok(db.get(full_key(tree, key))?))
     }
 
-    /// Whether `key` has a value.
-    pub fn contains(&self, tree: Tree, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.get_bytes(tree, key)?.is_some())
-    }
-
     /// Among the keys that start with `prefix`, the last one that is at most `prefix` followed by `key`.
     pub fn last_at_or_before(
         &self,
@@ -415,21 +385,6 @@ impl Store {
         prefix: &[u8],
     ) -> Result<impl DoubleEndedIterator<Item = Result<Pair, StoreError>> + use<>, StoreError> {
         self.read(|db| Ok(pairs(db.scan_prefix(full_key(tree, prefix)))))
-    }
-
-    /// Every pair from `first` on and before `end` (without one: to the tree's end), in the order of keys.
-    pub fn range(
-        &self,
-        tree: Tree,
-        first: &[u8],
-        end: Option<&[u8]>,
-    ) -> Result<impl DoubleEndedIterator<Item = Result<Pair, StoreError>> + use<>, StoreError> {
-        let end = match end {
-            Some(end) => full_key(tree, end),
-            None => vec![tree as u8 + 1],
-        };
-        let first = full_key(tree, first).min(end.clone());
-        self.read(|db| Ok(pairs(db.range(first..end))))
     }
 
     /// Bytes that the database takes on the disk.

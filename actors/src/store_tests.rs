@@ -37,6 +37,10 @@ fn fill(store: &Store, count: u32) {
     store.apply(batch).unwrap();
 }
 
+fn holds(store: &Store, key: &[u8]) -> bool {
+    store.get_bytes(Tree::Meta, key).unwrap().is_some()
+}
+
 fn count(store: &Store, tree: Tree) -> usize {
     store
         .scan_prefix(tree, b"")
@@ -94,8 +98,7 @@ fn trees_do_not_see_each_other() {
     );
     assert_eq!(count(&store, Tree::Meta), 1);
     assert_eq!(count(&store, Tree::Peers), 0);
-    let all = store.range(Tree::Logs, b"", None).unwrap().count();
-    assert_eq!(all, 1);
+    assert_eq!(count(&store, Tree::Logs), 1);
 }
 
 #[test]
@@ -120,13 +123,6 @@ fn finds_the_slice_that_holds_a_cursor() {
     assert_eq!(find(b"a", u64::MAX), Some(700));
     assert_eq!(find(b"b", 99), None, "another log's slice is no answer");
     assert_eq!(find(b"c", 5), None);
-    let from = [b"a".as_slice(), &512u64.to_be_bytes()].concat();
-    let seqs: Vec<u64> = store
-        .range(Tree::Slices, &from, Some(b"b"))
-        .unwrap()
-        .map(|pair| pair.unwrap().value().unwrap())
-        .collect();
-    assert_eq!(seqs, [512, 700]);
     let mut both = store.scan_prefix(Tree::Slices, b"a").unwrap();
     assert_eq!(
         both.next().unwrap().unwrap().key(),
@@ -153,18 +149,7 @@ fn many_threads_and_tasks_write_at_once() {
             });
         }
     });
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let writes = (0..200u8).map(|n| {
-            let mut batch = Batch::new();
-            batch.put(Tree::Paths, &[99, n], "x").unwrap();
-            store.apply_async(batch)
-        });
-        for result in futures_util::future::join_all(writes).await {
-            result.unwrap();
-        }
-    });
-    assert_eq!(count(&store, Tree::Paths), 9 * 200);
+    assert_eq!(count(&store, Tree::Paths), 8 * 200);
 }
 
 #[test]
@@ -195,8 +180,8 @@ fn a_panic_fails_one_request_and_is_counted() {
     let failed = store.apply(batch);
     assert!(matches!(failed, Err(StoreError::Panicked(_))));
     put(&store, Tree::Meta, b"b", "kept");
-    assert!(!store.contains(Tree::Meta, b"a").unwrap());
-    assert!(store.contains(Tree::Meta, b"b").unwrap());
+    assert!(!holds(&store, b"a"));
+    assert!(holds(&store, b"b"));
     failpoint::set("actor.store", "error").unwrap();
     let mut batch = Batch::new();
     batch.put(Tree::Meta, b"a", "lost").unwrap();
@@ -221,13 +206,10 @@ fn after_a_disk_error_it_mends_itself_and_nothing_applied_is_lost() {
     batch.put(Tree::Meta, b"refused", "x").unwrap();
     let refused = store.apply(batch).unwrap_err();
     assert!(matches!(refused, StoreError::Io(_)), "says so");
-    assert!(
-        store.contains(Tree::Meta, b"applied").unwrap(),
-        "reads go on"
-    );
+    assert!(holds(&store, b"applied"), "reads go on");
     store.flush().unwrap();
     for key in [b"flushed".as_slice(), b"applied", b"refused"] {
-        assert!(store.contains(Tree::Meta, key).unwrap());
+        assert!(holds(&store, key));
     }
     put(&store, Tree::Meta, b"after", "x");
     store.close().unwrap();

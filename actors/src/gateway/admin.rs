@@ -40,7 +40,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .default_service(other_methods("POST"))
     };
     config
-        .service(read("/metrics", status::metrics))
+        .service(read("/metrics", status::socket_metrics))
         .service(read("/admin/status", status::status))
         .service(read("/admin/log/entries", entries))
         .service(read("/admin/artifact/{digest}", fetch))

@@ -1,7 +1,7 @@
 //! What every request passes before its handler: right host, not too many, and no panic leaves the request.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ pub struct Guard {
     hosts: BTreeSet<String>,
     /// Listening on every address: any address of ours is a good host.
     any_address: Option<u16>,
+    /// By [`client_of`].
     limiter: Option<DefaultKeyedRateLimiter<IpAddr>>,
 }
 
@@ -94,7 +95,7 @@ impl Guard {
             limiter.retain_recent();
         }
         limiter
-            .check_key(&peer.ip())
+            .check_key(&client_of(peer.ip()))
             .map_err(|_| Problem::new("rate_limited", "slow down"))
     }
 
@@ -115,6 +116,15 @@ fn host_of(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// What counts as one client: an IPv4 address, also written as IPv6; of an IPv6 address the /64, all of which one
+/// household has.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 => v4,
     }
 }
 
@@ -161,6 +171,16 @@ mod tests {
             public.map(|p| p.parse().unwrap()).as_ref(),
             0,
         )
+    }
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_a_network_of_64_bits() {
+        let of = |text: &str| client_of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_ne!(of("::ffff:192.0.2.1"), of("::ffff:192.0.2.2"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
     }
 
     #[test]

@@ -45,6 +45,15 @@ pub async fn metrics(state: web::Data<GatewayState>) -> HttpResponse {
         .body(state.metrics.encode())
 }
 
+/// The same on the socket, for its owner.
+pub async fn socket_metrics(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    check_operator(&request)?;
+    Ok(metrics(state).await)
+}
+
 /// `hn status`. An actor that is away leaves its part out, never the whole answer.
 pub async fn status(
     request: HttpRequest,

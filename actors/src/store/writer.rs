@@ -41,20 +41,13 @@ pub(super) enum Order {
     Break,
 }
 
-pub(super) enum Reply {
-    Blocking(SyncSender<Result<(), StoreError>>),
-    Async(tokio::sync::oneshot::Sender<Result<(), StoreError>>),
+/// A caller that no longer waits is no failure.
+fn answer(reply: &Reply, result: Result<(), StoreError>) {
+    let _ = reply.send(result);
 }
 
-impl Reply {
-    /// A caller that no longer waits is no failure.
-    fn send(self, result: Result<(), StoreError>) {
-        match self {
-            Self::Blocking(sender) => drop(sender.send(result)),
-            Self::Async(sender) => drop(sender.send(result)),
-        }
-    }
-}
+/// Takes the one answer.
+pub(super) type Reply = SyncSender<Result<(), StoreError>>;
 
 pub(super) struct Writer {
     slot: Slot,
@@ -97,9 +90,9 @@ impl Writer {
         let mut closing = None;
         while let Some(Request { order, reply }) = self.wait() {
             match order {
-                Order::Apply(batch) => reply.send(self.guarded(|writer| writer.apply(batch))),
-                Order::Clear => reply.send(self.guarded(Self::clear)),
-                Order::Flush => reply.send(self.guarded(Self::flush)),
+                Order::Apply(batch) => answer(&reply, self.guarded(|writer| writer.apply(batch))),
+                Order::Clear => answer(&reply, self.guarded(Self::clear)),
+                Order::Flush => answer(&reply, self.guarded(Self::flush)),
                 Order::Close => {
                     closing = Some(reply);
                     break;
@@ -107,14 +100,14 @@ impl Writer {
                 #[cfg(test)]
                 Order::Break => {
                     self.broken = true;
-                    reply.send(Ok(()));
+                    answer(&reply, Ok(()));
                 }
             }
         }
         let closed = self.close();
         self.handle.set_state(ActorState::Stopped);
         if let Some(reply) = closing {
-            reply.send(closed);
+            answer(&reply, closed);
         }
     }
 
