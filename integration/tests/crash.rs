@@ -420,6 +420,8 @@ async fn a_damaged_journal_is_noticed_nothing_is_signed_on_top_and_a_copy_is_fet
     alice.kill();
     damage_journal(&copy);
     std::fs::remove_dir_all(alice.home().join("state")).unwrap();
+    // With bob there, alice would have caught up again before one could look.
+    bob.kill();
     alice.start().await;
     let kept = alice.log(bob.did()).await;
     assert!(
@@ -427,6 +429,7 @@ async fn a_damaged_journal_is_noticed_nothing_is_signed_on_top_and_a_copy_is_fet
         "what verifies is kept: {} entries",
         kept.size
     );
+    bob.start().await;
     alice.refresh().await;
     alice.converges_on(bob.did(), &whole, SOON).await;
 
