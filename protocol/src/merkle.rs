@@ -1,7 +1,14 @@
 //! Merkle trees in the shape of RFC 6962 over BLAKE3 (design 4).
 //!
 //! Leaf = BLAKE3(0x00 ‖ bytes), node = BLAKE3(0x01 ‖ left ‖ right), empty root = BLAKE3 of no bytes.
-//! A growing log keeps a [`Frontier`]; proofs come from `rs_merkle`, which has the same shape.
+//! A growing log keeps a [`Frontier`] and, for proofs in O(log n), its nodes in the order of `nodes`. Whole small trees are
+//! proved by `rs_merkle`, which has the same shape.
+
+mod nodes;
+
+pub use nodes::{
+    NodeReader, frontier_at, leaf_count, node_count, node_position, peak_positions, proof_at,
+};
 
 use rs_merkle::{Hasher, MerkleProof, MerkleTree};
 use serde::{Deserialize, Serialize};
@@ -68,11 +75,18 @@ impl Frontier {
 
     /// Appends one leaf.
     pub fn push(&mut self, leaf: Digest) {
+        self.push_with(leaf, |_| ());
+    }
+
+    /// Appends one leaf, and tells of each node that is complete with it: the leaf, then its parents upwards.
+    pub fn push_with(&mut self, leaf: Digest, mut made: impl FnMut(Digest)) {
         let mut node = leaf;
+        made(node);
         // Each trailing one of the size is a subtree of the height that has just been completed.
         for _ in 0..self.size.trailing_ones() {
             if let Some(left) = self.hashes.pop() {
                 node = node_hash(&left, &node);
+                made(node);
             }
         }
         self.hashes.push(node);
