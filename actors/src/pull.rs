@@ -240,12 +240,7 @@ impl Puller {
             report.log_size = view.state.size();
             report.log_root = view.state.root();
         }
-        report.error = match &report.outcome {
-            Outcome::Verified => None,
-            Outcome::Unreachable(reason) | Outcome::Refused(reason) | Outcome::Local(reason) => {
-                Some(reason.clone())
-            }
-        };
+        report.error = report.outcome.reason().cloned();
         report.status = match (&report.error, report.slices) {
             (Some(_), _) => "failed",
             (None, 0) => "up-to-date",

@@ -6,7 +6,12 @@
 //! ```text
 //!   new ──ok──► healthy ──no answer──► unreachable ──ok──► healthy
 //!    └─────────────┴──a failed check──► stale ────────ok──► healthy
+//!
+//!   recovering, reset: what the peer says of itself, until an answer verifies
+//!   forked:            stays, answered or not, until the operator accepts one of the histories
 //! ```
+//!
+//! A peer is asked at the interval, and at once when it says that it has news: its word costs it credit ([`NEWS_CREDIT`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +21,14 @@ use serde::{Deserialize, Serialize};
 use crate::did::Did;
 use crate::invariants::{self, FAST_RETRY, FAST_RETRY_FOR, MAX_RETRY};
 use crate::time::Timestamp;
+
+mod news;
+
+use news::News;
+pub use news::{NEWS_CREDIT, NEWS_GAP};
+
+/// Between the reason of a fork and why the last pull failed besides.
+const BESIDES: &str = "; and now: ";
 
 /// How a peer stands with us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +42,12 @@ pub enum PeerState {
     Unreachable,
     /// An answer failed verification; what was accepted before stays.
     Stale,
+    /// It is collecting its own newest slices and signs nothing meanwhile.
+    Recovering,
+    /// Its log begins anew where what we hold cannot be joined to it.
+    Reset,
+    /// It signed two histories. Its own log stands still here; ends only when the operator accepts one of them.
+    Forked,
 }
 
 impl PeerState {
@@ -40,6 +59,9 @@ impl PeerState {
             Self::Healthy => "healthy",
             Self::Unreachable => "unreachable",
             Self::Stale => "stale",
+            Self::Recovering => "recovering",
+            Self::Reset => "reset",
+            Self::Forked => "forked",
         }
     }
 }
@@ -77,8 +99,39 @@ pub enum Outcome {
     Unreachable(Reason),
     /// An answer failed verification.
     Refused(Reason),
+    /// It answered, and is recovering its own log.
+    Recovering(Reason),
+    /// It answered, and its log begins anew.
+    Reset(Reason),
+    /// There is evidence of two histories, not accepted by the operator. Reported at every pull while it stands, whatever
+    /// else the answer was like.
+    Forked(Reason),
     /// The node itself could not: a full disk, a store that failed. Says nothing about the peer.
     Local(Reason),
+}
+
+impl Outcome {
+    /// Why not everything was well.
+    #[must_use]
+    pub const fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Verified => None,
+            Self::Unreachable(reason)
+            | Self::Refused(reason)
+            | Self::Recovering(reason)
+            | Self::Reset(reason)
+            | Self::Forked(reason)
+            | Self::Local(reason) => Some(reason),
+        }
+    }
+
+    /// Whether the peer answered and no check failed: it is asked again at the interval.
+    const fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Verified | Self::Recovering(_) | Self::Reset(_) | Self::Forked(_)
+        )
+    }
 }
 
 /// What can happen.
@@ -88,6 +141,12 @@ pub enum Input {
     Roster(Vec<(Did, Option<PeerHealth>)>),
     /// An operator wants this peer (or every one) asked at once, whatever the backoff says.
     Refresh(Option<Did>),
+    /// This peer says that it has something new.
+    News(Did),
+    /// This peer's stream of news broke: it may be gone, or back already.
+    Lost(Did),
+    /// The pull under way from this peer brought something: its news are worth asking for.
+    Grew(Did),
     /// A pull ended.
     Finished {
         /// Of which peer.
@@ -135,6 +194,8 @@ struct Peer {
     verified: bool,
     /// What the last run of the mirror found wrong.
     blemish: Option<Outcome>,
+    /// What it says of itself.
+    news: News,
 }
 
 impl Peer {
@@ -148,7 +209,36 @@ impl Peer {
         match &self.blemish {
             Some(Outcome::Refused(reason)) => (PeerState::Stale, Some(reason.clone())),
             Some(Outcome::Local(reason)) => (PeerState::Healthy, Some(reason.clone())),
-            Some(Outcome::Verified | Outcome::Unreachable(_)) | None => (PeerState::Healthy, None),
+            // The rest says something of a log, not of artifacts.
+            _ => (PeerState::Healthy, None),
+        }
+    }
+
+    /// The state and reason after a pull that ended like this.
+    fn state_after(&self, outcome: &Outcome) -> (PeerState, Option<Reason>) {
+        let state = match outcome {
+            Outcome::Verified => return self.verified_state(),
+            // Neither an absence nor a trouble of our own hides evidence.
+            Outcome::Unreachable(reason) | Outcome::Local(reason)
+                if self.health.state == PeerState::Forked =>
+            {
+                let reason = besides(self.health.reason.as_ref(), reason);
+                return (PeerState::Forked, Some(reason));
+            }
+            Outcome::Unreachable(_) => PeerState::Unreachable,
+            Outcome::Refused(_) => PeerState::Stale,
+            Outcome::Recovering(_) => PeerState::Recovering,
+            Outcome::Reset(_) => PeerState::Reset,
+            Outcome::Forked(_) => PeerState::Forked,
+            Outcome::Local(_) => self.health.state,
+        };
+        (state, outcome.reason().cloned())
+    }
+
+    /// There is news of it.
+    fn nudge(&mut self, now: Timestamp) {
+        if let Some(at) = self.news.arrived(self.running, now) {
+            self.next_try = self.next_try.min(at);
         }
     }
 
@@ -197,6 +287,16 @@ impl Federation {
         match input {
             Input::Roster(roster) => self.roster(roster, now),
             Input::Refresh(which) => self.refresh(which, now),
+            Input::News(peer) | Input::Lost(peer) => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.nudge(now);
+                }
+            }
+            Input::Grew(peer) => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.news.came_true();
+                }
+            }
             Input::Finished { peer, outcome } => self.finished(peer, outcome, now, &mut effects),
             Input::Mirrored { peer, outcome } => self.mirrored(peer, outcome, now, &mut effects),
             Input::Tick => {}
@@ -251,6 +351,7 @@ impl Federation {
                 wanted: false,
                 verified: false,
                 blemish: None,
+                news: News::new(),
             });
         }
     }
@@ -278,12 +379,7 @@ impl Federation {
         };
         peer.running = false;
         let before = peer.health.clone();
-        let (state, reason) = match &outcome {
-            Outcome::Verified => peer.verified_state(),
-            Outcome::Unreachable(reason) => (PeerState::Unreachable, Some(reason.clone())),
-            Outcome::Refused(reason) => (PeerState::Stale, Some(reason.clone())),
-            Outcome::Local(reason) => (before.state, Some(reason.clone())),
-        };
+        let (state, reason) = peer.state_after(&outcome);
         // A since that lies ahead of a clock that was set back would keep an absence young.
         peer.health.since = before.since.min(now);
         peer.turn(state, reason, now);
@@ -291,11 +387,13 @@ impl Federation {
         let health = &mut peer.health;
         if peer.verified {
             health.last_sync = Some(now);
+        }
+        if outcome.is_answer() {
             health.failures = 0;
         } else {
             health.failures = health.failures.saturating_add(1);
         }
-        peer.next_try = now.plus(if peer.verified {
+        peer.next_try = now.plus(if outcome.is_answer() {
             spread(schedule.interval, chance)
         } else if health.state == PeerState::Unreachable {
             absence(health, now, chance)
@@ -308,6 +406,9 @@ impl Federation {
                 || invariants::retry_is_due_in_time(health.since, now, peer.next_try)
         );
         tell(&before, health, did, effects);
+        if let Some(at) = peer.news.ended(now) {
+            peer.next_try = peer.next_try.min(at);
+        }
     }
 
     fn mirrored(&mut self, did: Did, outcome: Outcome, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -345,6 +446,7 @@ impl Federation {
             };
             peer.running = true;
             peer.wanted = false;
+            peer.news.begin(now);
             free -= 1;
             effects.push(Effect::Pull(did));
         }
@@ -366,6 +468,16 @@ fn tell(before: &PeerHealth, after: &PeerHealth, peer: Did, effects: &mut Vec<Ef
     let told = |health: &PeerHealth| (health.state, health.reason.clone(), health.since);
     if told(before) != told(after) {
         effects.push(Effect::Health(peer));
+    }
+}
+
+/// The reason of a fork, and why the last pull failed besides; of the latter the newest alone.
+fn besides(fork: Option<&Reason>, failure: &Reason) -> Reason {
+    let fork = fork.unwrap_or(failure);
+    let detail = fork.detail.split(BESIDES).next().unwrap_or_default();
+    Reason {
+        code: fork.code.clone(),
+        detail: format!("{detail}{BESIDES}{}", failure.detail),
     }
 }
 
@@ -392,5 +504,7 @@ fn absence(health: &PeerHealth, now: Timestamp, chance: u64) -> Duration {
     wait - wait / 5 * u32::try_from(chance).unwrap_or(0) / 1000
 }
 
+#[cfg(test)]
+mod news_tests;
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ pub struct PeerView {
     pub scope: Scope,
     /// Whether artifacts are fetched as well.
     pub mirror: bool,
-    /// `new`, `healthy`, `unreachable` or `stale`.
+    /// `new`, `healthy`, `unreachable`, `stale`, `recovering`, `reset` or `forked`.
     pub state: &'static str,
     /// Why it is not healthy: `code: detail`.
     pub reason: Option<String>,
@@ -99,6 +99,9 @@ fn remedy(state: PeerState, reason: Option<&Reason>) -> Option<&'static str> {
     let code = reason.map(|reason| reason.code.as_str());
     match (code, state) {
         (None, _) => None,
+        (Some(_), PeerState::Forked) => Some(
+            "it signed two histories: ask its operator which one holds, then hn mcp federate accept DID --head DIGEST",
+        ),
         (Some("storage_full"), _) => {
             Some("free space on the disk of the home; following goes on by itself")
         }
@@ -115,6 +118,12 @@ fn remedy(state: PeerState, reason: Option<&Reason>) -> Option<&'static str> {
         (Some("url_refused"), _) => Some("give the peer's URL: hn mcp federate add DID URL"),
         (Some(_), PeerState::Unreachable) => Some(
             "nothing to do if the peer is only offline; else check its URL: hn mcp federate add DID URL",
+        ),
+        (Some(_), PeerState::Recovering) => {
+            Some("nothing to do: it collects its newest slices before it signs again")
+        }
+        (Some(_), PeerState::Reset) => Some(
+            "its log begins anew, and what it had before stays as history: ask its operator whether that was meant",
         ),
         (Some(_), _) => Some(
             "what was accepted before stays; tell the peer's operator, or hn mcp federate remove DID",
