@@ -8,6 +8,7 @@
 //! | [`document`] | one document type a file |
 //! | [`merkle`] | RFC 6962 trees over BLAKE3: roots, frontiers, inclusion proofs |
 //! | [`log`] | an append-only signed log: following one, and writing one's own |
+//! | [`proof`] | that an entry stands in a log, for a reader who has only the DID |
 //! | [`federation`] | which peer is asked when, and what its state is |
 //! | [`invariants`] | the numbered laws of `spec/`, used by every level of test |
 //! | [`time`], [`digest`] | values |
@@ -22,5 +23,6 @@ pub mod federation;
 pub mod invariants;
 pub mod log;
 pub mod merkle;
+pub mod proof;
 pub mod sign;
 pub mod time;
