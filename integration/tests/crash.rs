@@ -411,19 +411,17 @@ async fn a_damaged_journal_is_noticed_nothing_is_signed_on_top_and_a_copy_is_fet
     }
     alice.follow(&bob).await;
     alice.refresh().await;
-    let whole = bob.log(bob.did()).await;
+    let bobs = bob.did();
+    let whole = bob.log(bobs).await;
 
-    let copy = alice
-        .home()
-        .join("cache/federation")
-        .join(bob.did().to_string());
+    let copy = alice.home().join("cache/federation").join(bobs.to_string());
     alice.kill();
     damage_journal(&copy);
     std::fs::remove_dir_all(alice.home().join("state")).unwrap();
     // With bob there, alice would have caught up again before one could look.
     bob.kill();
     alice.start().await;
-    let kept = alice.log(bob.did()).await;
+    let kept = alice.log(bobs).await;
     assert!(
         whole.slices.starts_with(&kept.slices) && kept.size < 3,
         "what verifies is kept: {} entries",
@@ -431,9 +429,8 @@ async fn a_damaged_journal_is_noticed_nothing_is_signed_on_top_and_a_copy_is_fet
     );
     bob.start().await;
     alice.refresh().await;
-    alice.converges_on(bob.did(), &whole, SOON).await;
+    alice.converges_on(bobs, &whole, SOON).await;
 
-    let bobs = bob.did();
     bob.kill();
     let own = std::fs::read_dir(bob.home().join("log")).unwrap();
     damage_journal(&own.flatten().next().expect("an alias").path());
