@@ -4,7 +4,9 @@
 //! new [`LogView`] here, and any thread reads: pages, presences, roots. Nothing unverified or not yet durable
 //! can be seen through a catalog. A request costs O(log n) in the size of the log and in the number of logs.
 
-use std::collections::{BTreeMap, HashMap};
+mod history;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,15 +14,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::{Bytes, BytesMut};
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::log::{History, Line, LogState, PresenceMark};
-use hn_protocol::merkle;
+use hn_protocol::log::{LogState, PresenceMark};
 use hn_protocol::time::Timestamp;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
+use self::history::slice_holding;
+pub use self::history::{LogHistory, RecentHistory};
 use crate::store::{Store, Tree};
-use crate::vault::{JournalReader, Span};
+use crate::vault::{FileId, JournalReader, Span};
 
 /// The most bytes of a page, beyond its first slice: an answer is built in memory.
 const MAX_PAGE_BYTES: usize = 4 << 20;
@@ -57,6 +60,19 @@ pub struct PresenceRecord {
     pub span: Span,
 }
 
+/// What the Store keeps of one epoch of a log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// Size, root, head, presence.
+    pub state: LogState,
+    /// Up to where the journal is in the index.
+    pub cover: Option<(FileId, u64)>,
+    /// Bytes of the journal up to there, all files together.
+    pub bytes: u64,
+    /// When the publisher was surely there.
+    pub last_seen: Timestamp,
+}
+
 /// The key of a log in [`Tree::Logs`], and the prefix of its slices in [`Tree::Slices`].
 #[must_use]
 pub fn log_key(publisher: &Did, epoch: u64) -> [u8; 40] {
@@ -73,6 +89,13 @@ pub fn slice_key(publisher: &Did, epoch: u64, cursor: u64) -> [u8; 48] {
     key[..40].copy_from_slice(&log_key(publisher, epoch));
     key[40..].copy_from_slice(&cursor.to_be_bytes());
     key
+}
+
+/// The key of a presence in [`Tree::Sequences`].
+#[must_use]
+pub fn sequence_key(publisher: &Did, epoch: u64, sequence: u64) -> [u8; 48] {
+    // Of the same shape as a slice's, in a tree of its own.
+    slice_key(publisher, epoch, sequence)
 }
 
 /// One log as it may be shown: durable and verified.
@@ -315,8 +338,10 @@ impl Catalog {
             );
             let slice = found.transpose().unwrap_or_else(|| Err(missing("a slice")));
             // An error ends the walk.
-            at = slice.as_ref().map_or(u64::MAX, |slice| slice.next_cursor);
-            Some(slice.map_err(ReadError::Io))
+            at = slice
+                .as_ref()
+                .map_or(u64::MAX, |(_, slice)| slice.next_cursor);
+            Some(slice.map(|(_, slice)| slice).map_err(ReadError::Io))
         })
     }
 
@@ -357,6 +382,36 @@ impl Catalog {
         )))
     }
 
+    /// An earlier epoch of a log, as it was when the next one began. Errors: the disk.
+    pub fn earlier(&self, view: &LogView, epoch: u64) -> Result<Option<LogView>, ReadError> {
+        let key = log_key(&view.state.publisher, epoch);
+        let record: Option<LogRecord> = self
+            .inner
+            .store
+            .get(Tree::Logs, &key)
+            .map_err(io::Error::other)?;
+        let Some(record) = record.filter(|_| epoch < view.state.epoch) else {
+            return Ok(None);
+        };
+        let Some(mark) = record.state.presence else {
+            return Ok(None);
+        };
+        let line = self.presence_line(view, &mark.digest)?;
+        Ok(line.map(|(_, presence)| LogView {
+            state: record.state,
+            presence,
+            last_seen: record.last_seen,
+            bytes: view.bytes,
+            reader: view.reader.clone(),
+            version: u64::MAX - epoch,
+        }))
+    }
+
+    /// The line of a presence of this log; `None` when it is not held. Errors: the disk.
+    pub fn presence_of(&self, view: &LogView, digest: &Digest) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.presence_line(view, digest)?.map(|(_, line)| line))
+    }
+
     /// What judging a page of this log may look up.
     #[must_use]
     pub fn history(&self, publisher: Did, epoch: u64) -> LogHistory {
@@ -394,131 +449,4 @@ fn missing(what: &str) -> io::Error {
     io::Error::other(format!(
         "{what} of the log is not in the index; `hn mcp reindex` rebuilds it"
     ))
-}
-
-/// The slice that holds the entry `seq`.
-fn slice_holding(
-    store: &Store,
-    publisher: &Did,
-    epoch: u64,
-    seq: u64,
-) -> io::Result<Option<SliceRecord>> {
-    let prefix = log_key(publisher, epoch);
-    let found = store
-        .last_at_or_before(Tree::Slices, &prefix, &seq.to_be_bytes())
-        .map_err(io::Error::other)?;
-    let slice: Option<SliceRecord> = found
-        .map(|pair| pair.value())
-        .transpose()
-        .map_err(io::Error::other)?;
-    Ok(slice.filter(|slice| seq < slice.next_cursor))
-}
-
-/// A log's history in the Store. A failed look-up reads as "not held", which can only refuse, never accept.
-pub struct LogHistory {
-    store: Store,
-    publisher: Did,
-    epoch: u64,
-}
-
-impl History for LogHistory {
-    fn slice_at(&self, cursor: u64) -> Option<Digest> {
-        let key = slice_key(&self.publisher, self.epoch, cursor);
-        let slice: Option<SliceRecord> = self.store.get(Tree::Slices, &key).ok()?;
-        slice.map(|slice| slice.digest)
-    }
-
-    fn root_at(&self, size: u64) -> Option<Digest> {
-        let Some(last) = size.checked_sub(1) else {
-            return Some(merkle::empty_root());
-        };
-        let slice = slice_holding(&self.store, &self.publisher, self.epoch, last).ok()??;
-        (slice.next_cursor == size).then_some(slice.log_root)
-    }
-
-    fn presence(&self, digest: &Digest) -> Option<PresenceMark> {
-        let record: PresenceRecord = self.store.get(Tree::Presences, &digest.0).ok()??;
-        (record.did == self.publisher).then_some(record.mark)
-    }
-}
-
-/// A log's history while it grows: the Store's, and the lines that the Store has not heard of yet.
-pub struct RecentHistory {
-    stored: LogHistory,
-    slices: BTreeMap<u64, Digest>,
-    roots: BTreeMap<u64, Digest>,
-    presences: HashMap<Digest, PresenceMark>,
-    lines: usize,
-}
-
-impl RecentHistory {
-    /// What is stored, and nothing more yet.
-    #[must_use]
-    pub fn new(stored: LogHistory) -> Self {
-        Self {
-            stored,
-            slices: BTreeMap::new(),
-            roots: BTreeMap::new(),
-            presences: HashMap::new(),
-            lines: 0,
-        }
-    }
-
-    /// From now on `line` is known.
-    pub fn add(&mut self, line: &Line) {
-        self.lines += 1;
-        match line {
-            Line::Slice(slice) => {
-                self.slices.insert(slice.cursor, slice.digest());
-                self.roots.insert(slice.next_cursor, slice.log_root);
-            }
-            Line::Presence(presence) => {
-                self.presences
-                    .insert(presence.digest(), PresenceMark::from(presence));
-            }
-        }
-    }
-
-    /// How many lines are known beyond the Store's.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.lines
-    }
-
-    /// Whether the Store knows everything.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.lines == 0
-    }
-
-    /// The Store has heard of everything.
-    pub fn clear(&mut self) {
-        self.slices.clear();
-        self.roots.clear();
-        self.presences.clear();
-        self.lines = 0;
-    }
-}
-
-impl History for RecentHistory {
-    fn slice_at(&self, cursor: u64) -> Option<Digest> {
-        self.slices
-            .get(&cursor)
-            .copied()
-            .or_else(|| self.stored.slice_at(cursor))
-    }
-
-    fn root_at(&self, size: u64) -> Option<Digest> {
-        self.roots
-            .get(&size)
-            .copied()
-            .or_else(|| self.stored.root_at(size))
-    }
-
-    fn presence(&self, digest: &Digest) -> Option<PresenceMark> {
-        self.presences
-            .get(digest)
-            .copied()
-            .or_else(|| self.stored.presence(digest))
-    }
 }

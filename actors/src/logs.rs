@@ -14,7 +14,8 @@ use hn_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{
-    Catalog, LogView, PresenceRecord, RecentHistory, SliceRecord, log_key, slice_key,
+    Catalog, LogRecord, LogView, PresenceRecord, RecentHistory, SliceRecord, log_key, sequence_key,
+    slice_key,
 };
 use crate::failpoint;
 use crate::home::Home;
@@ -23,8 +24,6 @@ use crate::vault::{FileCache, FileId, Journal, MAX_LINE, Scanned, SpaceGuard, Sp
 
 /// Lines that are verified before the Store hears of them, when a journal is read back.
 const REPLAY_BATCH: usize = 256;
-/// The log of this design: epochs come with recovery.
-const EPOCH: u64 = 0;
 
 /// Why a log cannot be opened or grown.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +65,6 @@ impl Place {
             Self::Cached => "sync",
         }
     }
-}
-
-/// What the Store keeps of a log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct LogRecord {
-    state: LogState,
-    /// Up to where the journal is in the index.
-    cover: Option<(FileId, u64)>,
-    /// Bytes of the journal up to there, all files together.
-    bytes: u64,
-    last_seen: Timestamp,
 }
 
 /// The last entry of a path in our own log.
@@ -158,16 +146,17 @@ impl Shelf {
     pub fn open(&self, publisher: Did, place: Place) -> Result<(Log, Replayed), LogError> {
         let folder = self.folder(&publisher, &place);
         let journal = Journal::open(&folder, &self.files, self.space.clone())?;
-        let known: Option<LogRecord> = self.store.get(Tree::Logs, &log_key(&publisher, EPOCH))?;
+        let known = self.newest(&publisher)?;
         let mut log = Log {
             place,
-            state: LogState::empty(publisher, EPOCH),
+            state: LogState::empty(publisher, 0),
             journal,
             presence: Bytes::new(),
             last_seen: Timestamp(0),
             damaged: None,
         };
-        let indexed = known.as_ref().map(|record| record.state.size());
+        let extent = |state: &LogState| (state.epoch, state.size());
+        let indexed = known.as_ref().map(|record| extent(&record.state));
         let from = match known.filter(|record| covers(&log.journal, record)) {
             Some(record) => {
                 log.state = record.state;
@@ -183,10 +172,11 @@ impl Shelf {
         };
         let replayed = self.replay(&mut log, from)?;
         // What was indexed had been fsynced: a journal of our own that is shorter now was cut by other hands.
-        let (held, indexed) = (log.state.size(), indexed.unwrap_or_default());
+        let (held, indexed) = (extent(&log.state), indexed.unwrap_or_default());
         if held < indexed && log.place != Place::Cached {
             log.mark_damaged(format!(
-                "the journal has {held} entries where {indexed} were published"
+                "the journal has {} entries of epoch {} where {} of epoch {} were published",
+                held.1, held.0, indexed.1, indexed.0
             ));
         }
         if let Some(mark) = log.state.presence {
@@ -251,13 +241,18 @@ impl Shelf {
         )?)
     }
 
-    /// Forgets what the index says of a log; the journal stays.
+    /// What the index says of the newest epoch of a log.
+    fn newest(&self, publisher: &Did) -> Result<Option<LogRecord>, LogError> {
+        let (prefix, last) = (publisher.public_key(), u64::MAX.to_be_bytes());
+        let found = self.store.last_at_or_before(Tree::Logs, prefix, &last)?;
+        Ok(found.map(|pair| pair.value()).transpose()?)
+    }
+
+    /// Forgets what the index says of a log, every epoch of it; the journal stays.
     pub fn forget(&self, publisher: &Did) -> Result<(), LogError> {
-        let prefix = log_key(publisher, EPOCH);
         let mut batch = Batch::default();
-        batch.remove(Tree::Logs, &prefix);
-        for tree in [Tree::Slices, Tree::Paths] {
-            for pair in self.store.scan_prefix(tree, &prefix)? {
+        for tree in [Tree::Logs, Tree::Slices, Tree::Paths, Tree::Sequences] {
+            for pair in self.store.scan_prefix(tree, publisher.public_key())? {
                 batch.remove(tree, pair?.key());
             }
         }
@@ -348,6 +343,14 @@ impl Shelf {
                 }
             };
             let line = Line::verify(bytes).map_err(|e| e.to_string());
+            if let Ok(line) = &line
+                && line.epoch() > log.state.epoch
+            {
+                // What the epoch before came to stays readable.
+                self.record(&mut batch, log, cover)?;
+                let history = self.catalog.history(log.state.publisher, line.epoch());
+                recent = RecentHistory::new(history);
+            }
             let taken = line.and_then(|line| {
                 replay(&mut log.state, &line, &recent)
                     .map_err(|e| e.to_string())
@@ -420,6 +423,7 @@ fn signed_at(line: &Line) -> Timestamp {
     match line {
         Line::Slice(slice) => slice.generated_at,
         Line::Presence(presence) => presence.issued_at,
+        Line::Frontier(_) => Timestamp(0),
     }
 }
 
@@ -459,7 +463,10 @@ fn index_line(batch: &mut Batch, place: &Place, line: &Line, span: Span) -> Resu
                 span,
             };
             batch.put(Tree::Presences, &presence.digest().0, &record)?;
+            let key = sequence_key(&presence.did, presence.epoch, presence.sequence);
+            batch.put(Tree::Sequences, &key, &presence.digest())?;
         }
+        Line::Frontier(_) => {}
     }
     Ok(())
 }

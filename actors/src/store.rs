@@ -45,6 +45,8 @@ pub enum Tree {
     Peers = 6,
     /// Everything that is one of a kind.
     Meta = 7,
+    /// By sequence: the digest of each presence of each log.
+    Sequences = 8,
 }
 
 /// Why the Store did not do it.

@@ -31,8 +31,8 @@ pub enum JsonError {
     /// An integer beyond 2^53, or a number that no double holds.
     #[error("a number is not finite or an integer is above 2^53")]
     Number,
-    /// Nested deeper than [`MAX_DEPTH`].
-    #[error("nested deeper than {MAX_DEPTH}")]
+    /// Nested deeper than its type allows: [`MAX_DEPTH`], unless it carries other documents.
+    #[error("nested too deep")]
     Depth,
 }
 
@@ -52,11 +52,16 @@ impl JsonError {
 
 /// Parses `bytes` strictly into a value. Errors: see [`JsonError`].
 pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
+    parse_within(bytes, MAX_DEPTH)
+}
+
+/// [`parse`], nested at most `depth` deep, which is at most 64.
+pub fn parse_within(bytes: &[u8], depth: usize) -> Result<Value, JsonError> {
     let text = std::str::from_utf8(bytes).map_err(|e| JsonError::Utf8(e.valid_up_to()))?;
     let fault = Cell::new(None);
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Strict {
-        depth: 0,
+        left: depth,
         fault: &fault,
     }
     .deserialize(&mut reader)
@@ -84,7 +89,8 @@ pub fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, JsonError> {
 }
 
 struct Strict<'a> {
-    depth: usize,
+    /// How much deeper it may go.
+    left: usize,
     fault: &'a Cell<Option<JsonError>>,
 }
 
@@ -96,11 +102,11 @@ impl Strict<'_> {
     }
 
     fn deeper<E: de::Error>(&self) -> Result<Strict<'_>, E> {
-        if self.depth >= MAX_DEPTH {
+        let Some(left) = self.left.checked_sub(1) else {
             return Err(self.refuse(JsonError::Depth));
-        }
+        };
         Ok(Strict {
-            depth: self.depth + 1,
+            left,
             fault: self.fault,
         })
     }

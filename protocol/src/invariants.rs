@@ -54,6 +54,11 @@ pub fn next_sequence(last: Option<u64>, now: Timestamp) -> u64 {
 #[must_use]
 pub fn is_extension(earlier: &LogState, later: &LogState) -> bool {
     let sequence = |log: &LogState| log.presence.map_or(0, |p| p.sequence);
+    if later.epoch > earlier.epoch {
+        // Another log of the same publisher: only sequences go on.
+        return earlier.publisher == later.publisher
+            && later.floor >= earlier.floor.max(sequence(earlier));
+    }
     earlier.publisher == later.publisher
         && earlier.epoch == later.epoch
         && later.size() >= earlier.size()

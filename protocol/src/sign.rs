@@ -14,7 +14,7 @@ use crate::canonical::{self, CanonicalObject, JsonError};
 use crate::did::{Did, Identity};
 use crate::digest::Digest;
 
-/// The largest document of any type, in bytes (design 13: a slice).
+/// The largest document that a log has, in bytes (design 13: a slice).
 pub const MAX_DOCUMENT: usize = 1 << 20;
 
 const SIGNATURE_PREFIX: &str = "ed25519:";
@@ -25,6 +25,8 @@ pub trait Document: Serialize + DeserializeOwned {
     const TYPE: &'static str;
     /// The most bytes that a document of this type may have.
     const MAX_BYTES: usize;
+    /// The deepest nesting that a document of this type may have.
+    const MAX_DEPTH: usize = canonical::MAX_DEPTH;
 
     /// Whose signature the document must carry.
     fn signer(&self) -> Did;
@@ -75,6 +77,9 @@ pub enum DocumentError {
     /// The signature is not the signer's over these bytes.
     #[error("the signature is not by {0} over this document")]
     Signature(Did),
+    /// The two documents of an evidence do not contradict each other.
+    #[error("the documents of the evidence do not contradict each other")]
+    NoConflict,
 }
 
 impl DocumentError {
@@ -90,6 +95,7 @@ impl DocumentError {
             Self::Id => "wrong_id",
             Self::SignatureForm => "bad_signature_form",
             Self::Signature(_) => "wrong_signature",
+            Self::NoConflict => "no_conflict",
         }
     }
 }
@@ -102,15 +108,19 @@ pub struct Unverified {
 }
 
 impl Unverified {
-    /// Parses one document. Errors: too large for any type, not strict JSON, not an object.
+    /// Parses one document of a log. Errors: too large for any of them, not strict JSON, not an object.
     pub fn parse(bytes: Bytes) -> Result<Self, DocumentError> {
-        if bytes.len() > MAX_DOCUMENT {
+        Self::parse_within(bytes, MAX_DOCUMENT, canonical::MAX_DEPTH)
+    }
+
+    fn parse_within(bytes: Bytes, max: usize, depth: usize) -> Result<Self, DocumentError> {
+        if bytes.len() > max {
             return Err(DocumentError::TooLarge {
                 got: bytes.len(),
-                max: MAX_DOCUMENT,
+                max,
             });
         }
-        match canonical::parse(&bytes)? {
+        match canonical::parse_within(&bytes, depth)? {
             Value::Object(object) => Ok(Self { object, bytes }),
             _ => Err(DocumentError::Malformed(
                 "a document is a JSON object".into(),
@@ -141,15 +151,24 @@ impl Unverified {
                 max: T::MAX_BYTES,
             });
         }
-        let signature = match (
+        let text = match (
             self.object.remove("signature"),
             self.object.contains_key("signatures"),
         ) {
-            (Some(Value::String(text)), false) => decode_signature(&text)?,
+            (Some(Value::String(text)), false) => text,
             _ => return Err(DocumentError::SignatureForm),
         };
+        let signature = decode_signature(&text)?;
         let canonical = CanonicalObject::new(&self.object)?;
         let signed = canonical.without(&[])?;
+        // 1e15 is shorter than what it stands for: what one reader takes, every reader of the canonical form must.
+        let got = signed.len() + text.len() + r#","signature":"""#.len();
+        if got > T::MAX_BYTES {
+            return Err(DocumentError::TooLarge {
+                got,
+                max: T::MAX_BYTES,
+            });
+        }
         let digest = Digest::of(&canonical.without(&["id"])?);
         let claimed = self.object.remove("id");
         if claimed.as_ref().and_then(Value::as_str) != Some(&format!("{}:{digest}", name(T::TYPE)))
@@ -180,7 +199,7 @@ pub struct Signed<T> {
 impl<T: Document> Signed<T> {
     /// Verifies one document's bytes. Errors: see [`DocumentError`].
     pub fn verify(bytes: Bytes) -> Result<Self, DocumentError> {
-        Unverified::parse(bytes)?.verify()
+        Unverified::parse_within(bytes, T::MAX_BYTES, T::MAX_DEPTH)?.verify()
     }
 
     /// Signs `document`. Errors: it breaks a rule of its type, is too large, or names another signer than `identity`.

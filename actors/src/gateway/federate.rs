@@ -1,5 +1,7 @@
 //! Logs for whoever follows: pages, and what this node offers.
 
+use std::sync::Arc;
+
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LINK};
 use actix_web::{HttpRequest, HttpResponse, web};
 use hn_protocol::did::Did;
@@ -69,12 +71,13 @@ pub async fn index(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     let query = IndexQuery::parse(request.query_string(), state.catalog.own())?;
-    let view = state
+    let mut view = state
         .catalog
         .log(&query.publisher)
         .ok_or(ReadError::UnknownPublisher(query.publisher))?;
     if let Some(epoch) = query.epoch.filter(|epoch| *epoch != view.state.epoch) {
-        return Err(ReadError::UnknownEpoch(epoch).into());
+        let earlier = state.catalog.earlier(&view, epoch)?;
+        view = Arc::new(earlier.ok_or(ReadError::UnknownEpoch(epoch))?);
     }
     let page = match state.catalog.page_at_hand(&view, query.cursor, query.limit) {
         Some(page) => page,
@@ -99,7 +102,10 @@ pub async fn index(
         .insert_header((ETAG, etag));
     if let Some(next) = page.next {
         let (publisher, limit) = (query.publisher, query.limit);
-        let link = format!("<?publisher={publisher}&cursor={next}&limit={limit}>; rel=\"next\"");
+        let epoch = query.epoch.map(|epoch| format!("&epoch={epoch}"));
+        let epoch = epoch.unwrap_or_default();
+        let link =
+            format!("<?publisher={publisher}&cursor={next}&limit={limit}{epoch}>; rel=\"next\"");
         response.insert_header((LINK, link));
     }
     Ok(response.body(state.admission.pages.body(page.body)?))

@@ -365,7 +365,10 @@ fn ends_pull(error: &PullError) -> bool {
 fn blames_holder(error: &PullError) -> bool {
     match error {
         PullError::Page(
-            PageError::Conflict { .. }
+            PageError::Fork { .. }
+            | PageError::NewEpoch(_)
+            | PageError::Pruned { .. }
+            | PageError::Conflict { .. }
             | PageError::PresenceConflict(_)
             | PageError::Rollback(_)
             | PageError::Ahead

@@ -170,6 +170,7 @@ impl Author {
                         .insert(presence.digest(), presence.bytes().clone());
                     self.pages.current = Some(presence.bytes().clone());
                 }
+                Line::Frontier(_) => {}
             }
         }
         self.state = commit.state;

@@ -497,34 +497,29 @@ fn shift_text(slice: &mut Map<String, Value>, member: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hn_protocol::log::{History, LogState, PageContext, PageError, PresenceMark, Source};
+    use hn_protocol::log::{
+        History, LogState, PageContext, PageError, PresenceMark, SliceMark, Source,
+    };
 
     /// What a follower holds of an honest log: the ends and beginnings of its slices.
     struct Held<'a>(&'a Author);
 
     impl History for Held<'_> {
-        fn slice_at(&self, cursor: u64) -> Option<Digest> {
-            let slice = self
-                .0
-                .pages
-                .slices
-                .iter()
-                .find(|slice| slice.cursor == cursor)?;
-            object(&slice.bytes)["id"]
-                .as_str()?
-                .strip_prefix("index:")?
-                .parse()
-                .ok()
+        fn slice_holding(&self, seq: u64) -> Option<SliceMark> {
+            let mut slices = self.0.pages.slices.iter();
+            let slice = slices.find(|slice| (slice.cursor..slice.next).contains(&seq))?;
+            let written = object(&slice.bytes);
+            let id = written["id"].as_str()?.strip_prefix("index:")?;
+            Some(SliceMark {
+                digest: id.parse().ok()?,
+                cursor: slice.cursor,
+                next_cursor: slice.next,
+                log_root: written["log_root"].as_str()?.parse().ok()?,
+            })
         }
 
-        fn root_at(&self, size: u64) -> Option<Digest> {
-            let slice = self
-                .0
-                .pages
-                .slices
-                .iter()
-                .find(|slice| slice.next == size)?;
-            object(&slice.bytes)["log_root"].as_str()?.parse().ok()
+        fn presence_with(&self, _: u64) -> Option<Digest> {
+            None
         }
 
         fn presence(&self, _: &Digest) -> Option<PresenceMark> {

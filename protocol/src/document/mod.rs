@@ -1,9 +1,11 @@
 //! The document types, one a file; each has a page of the same name in `spec/`.
 
+mod fork_evidence;
 mod index;
 mod presence;
 mod revocation;
 
+pub use fork_evidence::{ForkEvidence, MAX_EVIDENCE_BYTES};
 pub use index::{Entry, MAX_ENTRIES, MAX_SLICE_BYTES, Slice, SliceHead, check_path, parse_cursor};
 pub use presence::{Endpoints, MAX_PRESENCE_BYTES, Presence, RelayBlock};
 pub use revocation::Revocation;

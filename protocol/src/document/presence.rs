@@ -6,6 +6,7 @@ use super::require;
 use crate::canonical::MAX_INTEGER;
 use crate::did::Did;
 use crate::digest::Digest;
+use crate::merkle;
 use crate::sign::{Document, DocumentError};
 use crate::time::Timestamp;
 
@@ -95,6 +96,10 @@ impl Document for Presence {
         require(
             self.sequence <= MAX_INTEGER && self.log_size <= MAX_INTEGER,
             "a number is above 2^53",
+        )?;
+        require(
+            self.log_size > 0 || self.merkle_root == merkle::empty_root(),
+            "merkle_root of an empty log is the BLAKE3 of no bytes",
         )?;
         require(self.services.len() <= MAX_LIST, "too many services")?;
         require(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{History, LogState, PresenceMark};
+use super::{FRONTIER_TYPE, FrontierLine, History, LogState, PresenceMark, SliceMark};
 use crate::did::Did;
 use crate::digest::Digest;
 use crate::document::{Presence, Slice};
@@ -43,12 +43,25 @@ pub enum Line {
     Slice(Signed<Slice>),
     /// A presence.
     Presence(Signed<Presence>),
+    /// What a pruned log opens with; believed with the slice behind it.
+    Frontier(FrontierLine),
 }
+
+impl PartialEq for Line {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Line {}
 
 impl Line {
     /// Verifies one line on its own. Errors: see [`DocumentError`]; a type that no log has is [`DocumentError::Type`].
     pub fn verify(bytes: Bytes) -> Result<Self, DocumentError> {
-        let line = Unverified::parse(bytes)?;
+        let line = Unverified::parse(bytes.clone())?;
+        if line.kind() == FRONTIER_TYPE {
+            return FrontierLine::parse(bytes).map(Self::Frontier);
+        }
         if line.kind() == Presence::TYPE {
             return line.verify().map(Self::Presence);
         }
@@ -61,8 +74,41 @@ impl Line {
         match self {
             Self::Slice(slice) => slice.bytes(),
             Self::Presence(presence) => presence.bytes(),
+            Self::Frontier(frontier) => frontier.bytes(),
         }
     }
+
+    /// Of which of its publisher's logs it is.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        match self {
+            Self::Slice(slice) => slice.epoch,
+            Self::Presence(presence) => presence.epoch,
+            Self::Frontier(frontier) => frontier.epoch,
+        }
+    }
+
+    /// Whose log it is of.
+    #[must_use]
+    pub fn publisher(&self) -> Did {
+        match self {
+            Self::Slice(slice) => slice.publisher,
+            Self::Presence(presence) => presence.did,
+            Self::Frontier(frontier) => frontier.publisher,
+        }
+    }
+}
+
+/// Which document that is held a shown one contradicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldDocument {
+    /// The slice that begins there.
+    Slice {
+        /// Its first seq.
+        cursor: u64,
+    },
+    /// The presence of that digest.
+    Presence(Digest),
 }
 
 /// Why a page is refused. Nothing of it is accepted.
@@ -84,7 +130,29 @@ pub enum PageError {
         /// Whose was asked for.
         expected: Did,
     },
-    /// A document of another epoch than the one followed.
+    /// A signed document contradicts one that is held: the publisher signed two logs. Both are evidence.
+    #[error("the publisher signed two logs: a document shown contradicts one that is held")]
+    Fork {
+        /// What was shown.
+        shown: Box<Line>,
+        /// What it contradicts.
+        held: HeldDocument,
+    },
+    /// The publisher has begun another log: it is followed from its beginning, this one is history.
+    #[error("the publisher has begun epoch {0}")]
+    NewEpoch(u64),
+    /// Who answers has pruned entries that are missing here: another holder may have them.
+    #[error("the log begins at {size} there, and only {held} entries are held here")]
+    Pruned {
+        /// How much is pruned there.
+        size: u64,
+        /// How much is held here.
+        held: u64,
+    },
+    /// A frontier that stands elsewhere than at the beginning of a page, or does not fold to its slice's `log_root`.
+    #[error("the frontier is not the log's: {0}")]
+    Frontier(&'static str),
+    /// A document of an earlier epoch than the one followed.
     #[error("the epoch is {got}, not {expected}")]
     Epoch {
         /// The document's.
@@ -92,14 +160,14 @@ pub enum PageError {
         /// Ours.
         expected: u64,
     },
-    /// A slice that differs from the one held at the same place.
-    #[error("the slice at {cursor} is not the one accepted earlier")]
+    /// A slice that differs from another of its page at the same place.
+    #[error("the slice at {cursor} is not the one shown before it")]
     Conflict {
         /// Where.
         cursor: u64,
     },
-    /// Two presences of one sequence, or a root that contradicts ours at the same size.
-    #[error("the presence contradicts what was accepted: {0}")]
+    /// Two presences of one sequence on a page, or a root that contradicts the page's slices.
+    #[error("the presence contradicts what stands before it: {0}")]
     PresenceConflict(&'static str),
     /// Seqs are skipped.
     #[error("the slice begins at {got} where {expected} was due")]
@@ -156,6 +224,10 @@ impl PageError {
         match self {
             Self::Document { error, .. } => error.code(),
             Self::Publisher { .. } => "wrong_publisher",
+            Self::Fork { .. } => "fork",
+            Self::NewEpoch(_) => "new_epoch",
+            Self::Pruned { .. } => "pruned",
+            Self::Frontier(_) => "wrong_frontier",
             Self::Epoch { .. } => "wrong_epoch",
             Self::Conflict { .. } => "conflicting_slice",
             Self::PresenceConflict(_) => "conflicting_presence",
@@ -204,23 +276,47 @@ impl LogState {
     ) -> Result<VerifiedPage, PageError> {
         let mut page = Judge::new(self, context, history);
         let last = lines.len();
+        let mut broken = None;
         for (number, bytes) in lines.iter().enumerate() {
             let line = Line::verify(bytes.clone()).map_err(|error| PageError::Document {
                 line: number + 1,
                 error,
             })?;
-            match line {
-                Line::Slice(slice) => page.slice(slice)?,
-                Line::Presence(presence) => page.presence(presence, number + 1 == last)?,
+            page.of_this_log(&line)?;
+            if let Some(held) = page.forks(&line) {
+                let shown = Box::new(line);
+                return Err(PageError::Fork { shown, held });
             }
+            if broken.is_some() {
+                continue;
+            }
+            // A fork further down says more than what is out of order here.
+            let judged = match line {
+                Line::Slice(slice) => page.slice(slice),
+                Line::Presence(presence) => page.presence(presence, number + 1 == last),
+                Line::Frontier(frontier) if number == 0 => page.frontier(frontier),
+                Line::Frontier(_) => Err(PageError::Frontier("it does not open the page")),
+            };
+            broken = judged.err();
         }
-        page.finish()
+        match broken {
+            Some(error) => Err(error),
+            None => page.finish(),
+        }
     }
 }
 
 /// Rebuilds a log's state from lines that we stored ourselves, in order; the same rules, without a clock.
 /// Errors: as [`LogState::follow`]; the state is then what the lines before the bad one make it.
 pub fn replay(state: &mut LogState, line: &Line, history: &dyn History) -> Result<(), PageError> {
+    let begins = match line {
+        Line::Presence(presence) => presence.log_size == 0,
+        Line::Frontier(_) => true,
+        Line::Slice(_) => false,
+    };
+    if begins && line.publisher() == state.publisher && line.epoch() > state.epoch {
+        *state = state.next_epoch(line.epoch());
+    }
     // Presences may be older than the newest known and may have expired: they are history.
     let context = PageContext {
         now: Timestamp(u64::MAX),
@@ -228,8 +324,14 @@ pub fn replay(state: &mut LogState, line: &Line, history: &dyn History) -> Resul
         reaches_head: false,
     };
     let mut judge = Judge::new(state, context, history);
+    judge.of_this_log(line)?;
+    if let Some(held) = judge.forks(line) {
+        let shown = Box::new(line.clone());
+        return Err(PageError::Fork { shown, held });
+    }
     match line {
         Line::Slice(slice) => judge.slice(slice.clone())?,
+        Line::Frontier(frontier) => judge.frontier(frontier.clone())?,
         Line::Presence(presence) => {
             judge.admit(presence)?;
             judge.state.presence = newer(judge.state.presence, PresenceMark::from(presence));
@@ -273,19 +375,95 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn of_this_log(&self, publisher: Did, epoch: u64) -> Result<(), PageError> {
-        if publisher != self.state.publisher {
-            return Err(PageError::Publisher {
-                got: publisher,
-                expected: self.state.publisher,
-            });
+    fn of_this_log(&self, line: &Line) -> Result<(), PageError> {
+        let (got, expected) = (line.publisher(), self.state.publisher);
+        if got != expected {
+            return Err(PageError::Publisher { got, expected });
         }
-        if epoch != self.state.epoch {
-            return Err(PageError::Epoch {
-                got: epoch,
-                expected: self.state.epoch,
-            });
+        let (got, expected) = (line.epoch(), self.state.epoch);
+        if got < expected {
+            return Err(PageError::Epoch { got, expected });
         }
+        if got > expected {
+            return Err(self.later_epoch(line));
+        }
+        Ok(())
+    }
+
+    /// What a line of a later epoch means: every page shows a presence first, and its sequence must be news.
+    fn later_epoch(&self, line: &Line) -> PageError {
+        let Line::Presence(presence) = line else {
+            let (got, expected) = (line.epoch(), self.state.epoch);
+            return PageError::Epoch { got, expected };
+        };
+        if Timestamp(presence.sequence).is_ahead_of(self.context.now) {
+            return PageError::Ahead;
+        }
+        let last = self.before.presence.map_or(0, |held| held.sequence);
+        let last = last.max(self.before.floor);
+        if presence.sequence <= last {
+            let got = presence.sequence;
+            return PageError::Rollback(format!(
+                "the sequence {got} of a later epoch is not above {last}"
+            ));
+        }
+        PageError::NewEpoch(presence.epoch)
+    }
+
+    /// K1–K3: the document held before this page that `line` contradicts, so that both prove a fork.
+    fn forks(&self, line: &Line) -> Option<HeldDocument> {
+        let size = self.before.size();
+        match line {
+            Line::Slice(slice) => {
+                let first = Some(slice.cursor).filter(|seq| *seq < size);
+                let last = slice.next_cursor.checked_sub(1).filter(|seq| *seq < size);
+                // Where the first seq is pruned here, the last may still be held.
+                let held = [first, last].into_iter().flatten();
+                let held = held
+                    .filter_map(|seq| self.history.slice_holding(seq))
+                    .next()?;
+                let cursor = held.cursor;
+                (held.digest != slice.digest()).then_some(HeldDocument::Slice { cursor })
+            }
+            Line::Presence(presence) => {
+                let known = [self.before.presence, self.before.named];
+                let known = known.into_iter().flatten();
+                let same = known
+                    .filter(|mark| mark.sequence == presence.sequence)
+                    .map(|mark| mark.digest)
+                    .next()
+                    .or_else(|| self.history.presence_with(presence.sequence));
+                if let Some(digest) = same.filter(|digest| *digest != presence.digest()) {
+                    return Some(HeldDocument::Presence(digest));
+                }
+                let last = presence.log_size.checked_sub(1).filter(|seq| *seq < size)?;
+                let SliceMark {
+                    cursor,
+                    next_cursor,
+                    log_root,
+                    ..
+                } = self.history.slice_holding(last)?;
+                let contradicts =
+                    next_cursor == presence.log_size && log_root != presence.merkle_root;
+                contradicts.then_some(HeldDocument::Slice { cursor })
+            }
+            Line::Frontier(_) => None,
+        }
+    }
+
+    /// A pruned log opens with what was pruned; who holds that much already has no need of it.
+    fn frontier(&mut self, line: FrontierLine) -> Result<(), PageError> {
+        let (size, held) = (line.frontier.size(), self.before.size());
+        if held >= size {
+            return Ok(());
+        }
+        if held > 0 || self.before.head.is_some() {
+            return Err(PageError::Pruned { size, held });
+        }
+        self.state.frontier = line.frontier.clone();
+        self.state.base = size;
+        self.boundaries.insert(size, self.state.root());
+        self.lines.push(Line::Frontier(line));
         Ok(())
     }
 
@@ -307,11 +485,15 @@ impl<'a> Judge<'a> {
     }
 
     fn slice(&mut self, slice: Signed<Slice>) -> Result<(), PageError> {
-        self.of_this_log(slice.publisher, slice.epoch)?;
         let (cursor, size) = (slice.cursor, self.state.size());
+        if self.state.awaits_anchor() {
+            return self.anchor(slice);
+        }
         if cursor < size {
-            // Held already, or a contradiction; a boundary of ours inside it contradicts as well.
-            let same = self.history.slice_at(cursor) == Some(slice.digest());
+            // Held before this page, which is no conflict, or pruned here; on this page only the very same may stand twice.
+            let shown =
+                |line: &Line| matches!(line, Line::Slice(s) if s.digest() == slice.digest());
+            let same = cursor < self.before.size() || self.lines.iter().any(shown);
             return if same {
                 Ok(())
             } else {
@@ -342,6 +524,27 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
+    /// The last pruned slice: its publisher signed what the frontier folds to.
+    fn anchor(&mut self, slice: Signed<Slice>) -> Result<(), PageError> {
+        if slice.log_size != self.state.size() || slice.log_root != self.state.root() {
+            return Err(PageError::Frontier(
+                "it does not fold to the log_root of the slice behind it",
+            ));
+        }
+        if slice.generated_at.is_ahead_of(self.context.now) {
+            return Err(PageError::Ahead);
+        }
+        let named = self.binding(&slice)?;
+        self.state.advance(&slice, named);
+        self.lines.push(Line::Slice(slice));
+        Ok(())
+    }
+
+    /// Whether the roots at `size` were pruned, so that nothing can be said of them.
+    const fn is_pruned(&self, size: u64) -> bool {
+        size > 0 && size < self.state.base
+    }
+
     /// The presence that `slice` names, which must have been the last before it.
     fn binding(&self, slice: &Slice) -> Result<PresenceMark, PageError> {
         let unbound = |why| PageError::Binding {
@@ -361,19 +564,26 @@ impl<'a> Judge<'a> {
         {
             return Err(unbound("the slice before names a later one"));
         }
-        if self.root_at(named.log_size) != Some(named.merkle_root) {
+        if !self.is_pruned(named.log_size)
+            && self.root_at(named.log_size) != Some(named.merkle_root)
+        {
             return Err(unbound("that presence has another root at its size"));
         }
         Ok(named)
     }
 
     fn presence(&mut self, presence: Signed<Presence>, last: bool) -> Result<(), PageError> {
-        self.of_this_log(presence.did, presence.epoch)?;
         let sequence = Timestamp(presence.sequence);
         if sequence.is_ahead_of(self.context.now)
             || presence.issued_at.is_ahead_of(self.context.now)
         {
             return Err(PageError::Ahead);
+        }
+        if presence.sequence <= self.state.floor {
+            let (got, floor) = (presence.sequence, self.state.floor);
+            return Err(PageError::Rollback(format!(
+                "the presence's sequence {got} is not above {floor} of the epoch before"
+            )));
         }
         if last {
             self.current = Some(presence);
@@ -388,7 +598,7 @@ impl<'a> Judge<'a> {
         self.admit(&presence)
     }
 
-    /// Tests a verified presence for conflict with what is held: before order, binding and rollback are looked at.
+    /// Tests a verified presence for conflict with the page: before order, binding and rollback are looked at.
     fn contradicts(&self, presence: &Signed<Presence>) -> Result<(), PageError> {
         let mark = PresenceMark::from(presence);
         let mut held = [self.state.presence, self.state.named]
@@ -410,10 +620,9 @@ impl<'a> Judge<'a> {
 
     /// Takes in a presence whose size is within the log, checking what it binds.
     fn admit(&mut self, presence: &Signed<Presence>) -> Result<(), PageError> {
-        self.of_this_log(presence.did, presence.epoch)?;
         self.contradicts(presence)?;
         let mark = PresenceMark::from(presence);
-        if self.root_at(mark.log_size).is_none() {
+        if !self.is_pruned(mark.log_size) && self.root_at(mark.log_size).is_none() {
             return Err(PageError::Boundary {
                 size: mark.log_size,
             });
@@ -426,6 +635,9 @@ impl<'a> Judge<'a> {
     }
 
     fn finish(mut self) -> Result<VerifiedPage, PageError> {
+        if self.state.awaits_anchor() {
+            return Err(PageError::Frontier("no slice stands behind it"));
+        }
         let Some(current) = self.current.take() else {
             return if self.context.reaches_head {
                 Err(PageError::NoPresence)

@@ -5,9 +5,13 @@
 //! that a log read back from disk, fetched, or just written is one and the same thing.
 
 mod follow;
+mod fork;
+mod frontier_line;
 mod write;
 
-pub use follow::{Line, PageContext, PageError, Source, VerifiedPage, replay};
+pub use follow::{HeldDocument, Line, PageContext, PageError, Source, VerifiedPage, replay};
+pub use fork::{Conflict, conflict};
+pub use frontier_line::{FRONTIER_TYPE, FrontierLine, MAX_FRONTIER_BYTES};
 pub use write::{Commit, CommitRequest, EntryDraft, PresenceFacts, first_presence};
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +65,11 @@ pub struct LogState {
     pub named: Option<PresenceMark>,
     /// The presence with the highest sequence accepted.
     pub presence: Option<PresenceMark>,
+    /// How many entries of the beginning were pruned, here or where the log was had from; 0 for a whole log. The slice
+    /// that ends there is kept.
+    pub base: u64,
+    /// The highest sequence accepted in earlier epochs: this one's begin above it.
+    pub floor: u64,
 }
 
 impl LogState {
@@ -74,6 +83,18 @@ impl LogState {
             head: None,
             named: None,
             presence: None,
+            base: 0,
+            floor: 0,
+        }
+    }
+
+    /// What is known of the log that `epoch`, a later one, begins: nothing but that sequences go on growing.
+    #[must_use]
+    pub fn next_epoch(&self, epoch: u64) -> Self {
+        let last = self.presence.map_or(0, |presence| presence.sequence);
+        Self {
+            floor: self.floor.max(last),
+            ..Self::empty(self.publisher, epoch)
         }
     }
 
@@ -89,24 +110,65 @@ impl LogState {
         self.frontier.root()
     }
 
+    /// Whether the log began with a frontier whose slice has not been seen yet.
+    const fn awaits_anchor(&self) -> bool {
+        self.head.is_none() && self.frontier.size() > 0
+    }
+
     fn advance(&mut self, slice: &Signed<Slice>, named: PresenceMark) {
-        slice
-            .leaves()
-            .iter()
-            .for_each(|leaf| self.frontier.push(*leaf));
+        // The slice that a frontier stands for is in it already.
+        if !self.awaits_anchor() {
+            slice
+                .leaves()
+                .iter()
+                .for_each(|leaf| self.frontier.push(*leaf));
+        }
         self.head = Some(slice.digest());
         self.named = Some(named);
     }
 }
 
+/// Where a slice that is held stands, and what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceMark {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its first seq.
+    pub cursor: u64,
+    /// The first seq after it.
+    pub next_cursor: u64,
+    /// The log's root after it.
+    pub log_root: Digest,
+}
+
+impl From<&Signed<Slice>> for SliceMark {
+    fn from(slice: &Signed<Slice>) -> Self {
+        Self {
+            digest: slice.digest(),
+            cursor: slice.cursor,
+            next_cursor: slice.next_cursor,
+            log_root: slice.log_root,
+        }
+    }
+}
+
 /// What is held of the log beyond its [`LogState`]: looked up, never loaded whole.
 pub trait History {
-    /// The slice that begins at `cursor`: its digest.
-    fn slice_at(&self, cursor: u64) -> Option<Digest>;
-    /// The log's root at `size`, when a slice ends there.
-    fn root_at(&self, size: u64) -> Option<Digest>;
+    /// The slice that holds the entry `seq`.
+    fn slice_holding(&self, seq: u64) -> Option<SliceMark>;
     /// A presence of this log that was accepted earlier.
     fn presence(&self, digest: &Digest) -> Option<PresenceMark>;
+    /// The presence of this log with that sequence that was accepted earlier.
+    fn presence_with(&self, sequence: u64) -> Option<Digest>;
+
+    /// The log's root at `size`, when a slice ends there.
+    fn root_at(&self, size: u64) -> Option<Digest> {
+        let Some(last) = size.checked_sub(1) else {
+            return Some(merkle::empty_root());
+        };
+        let slice = self.slice_holding(last)?;
+        (slice.next_cursor == size).then_some(slice.log_root)
+    }
 }
 
 /// Nothing is held.
@@ -114,15 +176,15 @@ pub trait History {
 pub struct NoHistory;
 
 impl History for NoHistory {
-    fn slice_at(&self, _: u64) -> Option<Digest> {
+    fn slice_holding(&self, _: u64) -> Option<SliceMark> {
         None
     }
 
-    fn root_at(&self, size: u64) -> Option<Digest> {
-        (size == 0).then(merkle::empty_root)
+    fn presence(&self, _: &Digest) -> Option<PresenceMark> {
+        None
     }
 
-    fn presence(&self, _: &Digest) -> Option<PresenceMark> {
+    fn presence_with(&self, _: u64) -> Option<Digest> {
         None
     }
 }

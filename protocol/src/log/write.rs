@@ -117,11 +117,17 @@ impl LogState {
         Ok(Commit { lines, state })
     }
 
+    /// The highest sequence of this log, earlier epochs included; `None` before the first presence.
+    fn last_sequence(&self) -> Option<u64> {
+        let earlier = (self.floor > 0).then_some(self.floor);
+        self.presence.map(|last| last.sequence).max(earlier)
+    }
+
     fn next_presence(&self, facts: &PresenceFacts, now: Timestamp) -> Presence {
         Presence {
             did: self.publisher,
             epoch: self.epoch,
-            sequence: invariants::next_sequence(self.presence.map(|last| last.sequence), now),
+            sequence: invariants::next_sequence(self.last_sequence(), now),
             endpoints: facts.endpoints.clone(),
             services: facts.services.clone(),
             merkle_root: self.root(),

@@ -7,9 +7,8 @@ use hn_protocol::did::{Did, Identity, SecretSeed};
 use hn_protocol::digest::Digest;
 use hn_protocol::document::{Presence, Slice};
 use hn_protocol::log::{
-    CommitRequest, EntryDraft, History, Line, LogState, PresenceFacts, PresenceMark,
+    CommitRequest, EntryDraft, History, Line, LogState, PresenceFacts, PresenceMark, SliceMark,
 };
-use hn_protocol::merkle;
 use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
 
@@ -73,6 +72,7 @@ impl Journal {
                 Line::Presence(presence) => {
                     self.presences.insert(presence.digest(), presence.clone());
                 }
+                Line::Frontier(_) => {}
             }
             self.lines.push(line);
         }
@@ -104,17 +104,15 @@ impl Journal {
 }
 
 impl History for Journal {
-    fn slice_at(&self, cursor: u64) -> Option<Digest> {
-        let at = self.slices.binary_search_by_key(&cursor, |s| s.cursor);
-        at.ok().map(|at| self.slices[at].digest())
+    fn slice_holding(&self, seq: u64) -> Option<SliceMark> {
+        let at = self.slices.partition_point(|s| s.next_cursor <= seq);
+        let slice = self.slices.get(at).filter(|s| s.cursor <= seq)?;
+        Some(SliceMark::from(slice))
     }
 
-    fn root_at(&self, size: u64) -> Option<Digest> {
-        if size == 0 {
-            return Some(merkle::empty_root());
-        }
-        let at = self.slices.binary_search_by_key(&size, |s| s.log_size);
-        at.ok().map(|at| self.slices[at].log_root)
+    fn presence_with(&self, sequence: u64) -> Option<Digest> {
+        let mut held = self.presences.values();
+        held.find(|p| p.sequence == sequence).map(Signed::digest)
     }
 
     fn presence(&self, digest: &Digest) -> Option<PresenceMark> {

@@ -6,6 +6,7 @@ mod common;
 mod documents;
 #[path = "../common/forge.rs"]
 mod forge;
+mod forks;
 mod honest;
 mod laws;
 mod lies;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use hn_protocol::did::SecretSeed;
 use hn_protocol::digest::Digest;
-use hn_protocol::document::{Endpoints, Revocation};
-use hn_protocol::log::{EntryDraft, Line, PageError};
+use hn_protocol::document::{Endpoints, ForkEvidence, Revocation};
+use hn_protocol::log::{EntryDraft, HeldDocument, Line, PageError};
 use hn_protocol::sign::{DocumentError, Signed};
 use hn_protocol::time::Timestamp;
 use hn_protocol::{canonical, merkle};
@@ -19,7 +19,8 @@ use crate::forge::object;
 use crate::{page, promised, spec};
 
 /// Every page that may show an example.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
+    "fork_evidence@1.md",
     "README.md",
     "did-hn.md",
     "presence@2.md",
@@ -59,6 +60,14 @@ pub fn alice() -> Publisher {
     alice
 }
 
+/// Bob holds alice's first slice, and is shown another that begins where it begins.
+pub fn evidence() -> Signed<ForkEvidence> {
+    let (alice, mut twin) = (alice(), Publisher::new(1));
+    twin.commit(vec![file("notes/other.txt")]);
+    let (held, shown) = (&alice.log.lines[1], &twin.log.lines[1]);
+    ForkEvidence::sign(held, shown, alice.now, &identity(2)).unwrap()
+}
+
 fn examples() -> BTreeMap<&'static str, Value> {
     let alice = alice();
     let lines: Vec<Value> = alice
@@ -86,6 +95,7 @@ fn examples() -> BTreeMap<&'static str, Value> {
             }),
         ),
         ("revocation@1.json", json!(object(revocation.bytes()))),
+        ("fork_evidence@1.json", json!(object(evidence().bytes()))),
         ("presence@2.first.json", lines[0].clone()),
         ("index@2.json", lines[1].clone()),
         ("presence@2.json", lines[2].clone()),
@@ -104,7 +114,7 @@ fn examples() -> BTreeMap<&'static str, Value> {
 fn leaves_of(line: &Line) -> Vec<Digest> {
     match line {
         Line::Slice(slice) => slice.leaves().to_vec(),
-        Line::Presence(_) => Vec::new(),
+        Line::Presence(_) | Line::Frontier(_) => Vec::new(),
     }
 }
 
@@ -203,6 +213,7 @@ fn every_code_of_a_refusal_stands_on_a_page() {
         DocumentError::Id,
         DocumentError::SignatureForm,
         DocumentError::Signature(did),
+        DocumentError::NoConflict,
     ];
     let pages = [
         PageError::Publisher {
@@ -213,6 +224,13 @@ fn every_code_of_a_refusal_stands_on_a_page() {
             got: 0,
             expected: 0,
         },
+        PageError::Fork {
+            shown: Box::new(alice().log.lines[0].clone()),
+            held: HeldDocument::Slice { cursor: 0 },
+        },
+        PageError::NewEpoch(1),
+        PageError::Pruned { size: 2, held: 1 },
+        PageError::Frontier(""),
         PageError::Conflict { cursor: 0 },
         PageError::PresenceConflict(""),
         PageError::Gap {

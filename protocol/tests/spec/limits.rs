@@ -252,7 +252,7 @@ fn a_commit_keeps_the_limits() {
     alice.commit((0..1000).map(|i| file(&format!("many/{i}"))).collect());
     let longest = alice.log.lines.iter().filter_map(|l| match l {
         Line::Slice(slice) => Some(slice.entries.len()),
-        Line::Presence(_) => None,
+        Line::Presence(_) | Line::Frontier(_) => None,
     });
     assert_eq!(longest.max(), Some(hn_protocol::document::MAX_ENTRIES));
     let climbing = hn_protocol::log::CommitRequest {
