@@ -343,7 +343,7 @@ async fn fetch(
         .transpose()?;
     let shelf = state.artifacts.clone();
     if let Some(file) = super::blocking(move || Ok(shelf.open_verified(&digest)?)).await? {
-        return artifact::send(&request, &digest, file);
+        return artifact::send(&request, &digest, file).await;
     }
     let roster = state.ask(&state.links.list_peers, ListPeers).await?;
     let known = |did: &Did| {
@@ -373,5 +373,5 @@ async fn fetch(
         )
         .await??;
     let file = super::blocking(move || Ok(std::fs::File::open(staged.path())?)).await?;
-    artifact::send(&request, &digest, file)
+    artifact::send(&request, &digest, file).await
 }
