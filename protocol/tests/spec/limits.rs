@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hn_protocol::canonical::MAX_INTEGER;
-use hn_protocol::document::Revocation;
+use hn_protocol::document::{ForkEvidence, Revocation};
 use hn_protocol::log::{EntryDraft, Line};
 use hn_protocol::sign::{DocumentError, Signed, Unverified};
 use serde_json::{Value, json};
 
 use crate::common::{START, file, identity};
-use crate::examples::alice;
+use crate::examples::{alice, evidence};
 use crate::forge::{Object, reroot, signed};
 use crate::page;
 
@@ -217,6 +217,21 @@ fn limits_of_a_revocation() {
     })];
     let verify = |bytes| Unverified::parse(bytes)?.verify::<Revocation>().map(drop);
     probe("revocation@1.md", "revocation@1", &probes, verify);
+}
+
+#[test]
+fn limits_of_an_evidence() {
+    let probes: [(&str, Probe); 1] = [("bytes", |n| {
+        let own = evidence();
+        let pad = |text: String| {
+            signed(own.bytes(), &identity(2), |o| {
+                drop(o.insert("pad".into(), text.into()))
+            })
+        };
+        padded(pad, n)
+    })];
+    let verify = |bytes| Signed::<ForkEvidence>::verify(bytes).map(drop);
+    probe("fork_evidence@1.md", "fork_evidence@1", &probes, verify);
 }
 
 /// Nobody signs what others would refuse; a commit that is too much for one slice becomes several.

@@ -139,6 +139,8 @@ impl Log {
                 self.bound = Some((presence.log_size, presence.merkle_root));
                 self.presences += 1;
             }
+            // The proof is from the first entry on, or it is none.
+            Line::Frontier(_) => return Err("the log does not begin at its first entry".into()),
             Line::Slice(slice) => {
                 ensure(slice.publisher == did, "a slice of somebody else")?;
                 ensure(slice.cursor == self.frontier.size(), "a gap between slices")?;
