@@ -5,6 +5,7 @@
 //! can be seen through a catalog. A request costs O(log n) in the size of the log and in the number of logs.
 
 mod history;
+mod news;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use self::history::slice_holding;
 pub use self::history::{LogHistory, RecentHistory};
+pub use self::news::News;
 use crate::store::{Store, Tree};
 use crate::vault::{FileId, JournalReader, Span};
 
@@ -171,6 +173,7 @@ struct Inner {
     published: AtomicU64,
     /// How often what the heads say changed.
     changes: AtomicU64,
+    news: News,
     pages: Cache<PageKey, Page, PageWeight>,
 }
 
@@ -186,6 +189,7 @@ impl Catalog {
                 logs: RwLock::default(),
                 published: AtomicU64::new(0),
                 changes: AtomicU64::new(0),
+                news: News::default(),
                 pages,
             }),
         }
@@ -205,11 +209,14 @@ impl Catalog {
             .logs
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let known = logs.get(&view.state.publisher);
-        if known.is_none_or(|known| known.state != view.state) {
+        let publisher = view.state.publisher;
+        let known = logs.get(&publisher);
+        let news = known.is_none_or(|known| known.state != view.state);
+        logs.insert(publisher, Arc::new(view));
+        if news {
             self.inner.changes.fetch_add(1, Ordering::Release);
+            self.inner.news.changed(publisher);
         }
-        logs.insert(view.state.publisher, Arc::new(view));
     }
 
     /// Shows nothing of `publisher` any more.
@@ -221,7 +228,14 @@ impl Catalog {
             .unwrap_or_else(PoisonError::into_inner);
         if logs.remove(publisher).is_some() {
             self.inner.changes.fetch_add(1, Ordering::Release);
+            self.inner.news.withdrawn(publisher);
         }
+    }
+
+    /// What changed when.
+    #[must_use]
+    pub fn news(&self) -> &News {
+        &self.inner.news
     }
 
     /// A number that grows whenever a log is shown for the first time, changes, or is shown no more; that somebody
