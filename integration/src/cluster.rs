@@ -1,19 +1,18 @@
 //! Nodes as a user has them: the built binary, a home in a temporary folder, real sockets.
 //!
 //! Each node has a loopback address of its own (`127.x.y.z`), so that it finds its port free again after a restart,
-//! whatever else runs meanwhile. Background pulls are off ([`QUIET`]) unless a test asks for them: a refresh then means
-//! exactly one pull.
+//! whatever else runs meanwhile. Background pulls are off ([`QUIET`]) unless a test asks for them, and those that a start
+//! and a new peer bring are waited for ([`Node::settles`]): a refresh then means exactly one pull.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hn_protocol::did::Did;
+use hn_protocol::time::Timestamp;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -23,6 +22,7 @@ use crate::binary::binary;
 use crate::converge::eventually;
 use crate::fault::Fault;
 use crate::log::{self, Walk};
+use crate::net::{client, own_address};
 
 /// A pull interval so long that no test meets it.
 pub const QUIET: &str = "900";
@@ -32,10 +32,10 @@ pub const LIVELY: &str = "1";
 const START: Duration = Duration::from_secs(30);
 /// For a command to end. The slowest waits for a peer that never answers.
 const COMMAND: Duration = Duration::from_secs(120);
+/// For pulls under way to end. The slowest waits for a peer that never answers, and for another one after it.
+const PULLS: Duration = Duration::from_secs(60);
 /// For a node to end after SIGTERM (design 10), with a little room for the machine.
 pub const DRAIN: Duration = Duration::from_secs(12);
-/// For any answer over HTTP.
-const ANSWER: Duration = Duration::from_secs(30);
 /// How much of a node's stderr a failing test shows.
 const TAIL: usize = 8 * 1024;
 
@@ -149,7 +149,7 @@ impl Node {
         self
     }
 
-    /// Starts the node and waits until it says that it is ready. On the address of the last start.
+    /// Starts the node and waits until it says that it is ready and has asked its peers. On the address of the last start.
     pub async fn start(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
         self.starts += 1;
@@ -183,6 +183,7 @@ impl Node {
             .and_then(|l| l.parse().ok())
             .expect("listen is host:port");
         self.running = Some(Running { child, ready });
+        self.settles().await;
     }
 
     /// What MCP_READY said.
@@ -271,8 +272,12 @@ impl Node {
         command
     }
 
-    /// Runs a command on this home to its end, whatever it is.
+    /// Runs a command on this home to its end, whatever it is. A refresh would join a pull under way, which may have
+    /// begun before what the test did last; so it waits for that one first.
     pub async fn cli(&self, args: &[&str]) -> Output {
+        if args.starts_with(&["mcp", "federate", "refresh"]) {
+            self.settles().await;
+        }
         let mut command = tokio::process::Command::from(self.command(args));
         let ended = tokio::time::timeout(COMMAND, command.kill_on_drop(true).output()).await;
         let output = ended
@@ -336,6 +341,31 @@ impl Node {
             &other.did().to_string(),
             &other.base_url(),
         ])
+        .await;
+        self.settles().await;
+    }
+
+    /// Waits until no pull runs: every peer's next try lies ahead. A node that does not answer has none, and one whose
+    /// clock is set otherwise is not waited for.
+    pub async fn settles(&self) {
+        if self.running.is_none() {
+            return;
+        }
+        eventually(PULLS, &format!("{} pulls no more", self.name), async || {
+            let Ok(status) = self.try_admin("/admin/status").await else {
+                return Ok(());
+            };
+            let now = log::now();
+            let tries = status["peers"].as_array().into_iter().flatten();
+            let due = tries
+                .map(|peer| peer["next_try"].as_str().and_then(|at| at.parse().ok()))
+                .any(|at: Option<Timestamp>| at.is_none_or(|at| at <= now));
+            if due {
+                Err(status["peers"].to_string())
+            } else {
+                Ok(())
+            }
+        })
         .await;
     }
 
@@ -537,37 +567,4 @@ impl Drop for Node {
             );
         }
     }
-}
-
-/// A client for a TCP gateway, or for the socket at `path`. No pool: a killed node's connections are no news.
-fn client(path: Option<&Path>) -> Client {
-    static PROVIDER: Once = Once::new();
-    // reqwest wants a TLS provider even where only http is spoken.
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    let builder = Client::builder()
-        .no_proxy()
-        .pool_max_idle_per_host(0)
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(ANSWER);
-    match path {
-        Some(path) => builder.unix_socket(path),
-        None => builder,
-    }
-    .build()
-    .expect("a client can be built")
-}
-
-/// A loopback address that no other node of this machine's tests has.
-fn own_address() -> Ipv4Addr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let pid = std::process::id();
-    // 24 bits of host: 13 of the process, 11 of the node; never x.x.x.0 or .255, and never 127.0.0.x.
-    let byte = |n: u32| u8::try_from(n & 0xff).expect("a byte");
-    Ipv4Addr::new(
-        127,
-        byte(1 + (pid >> 4) % 250),
-        byte(((pid & 0xf) << 4) | ((n / 250) & 0xf)),
-        byte(1 + n % 250),
-    )
 }

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`binary`] | which `hn` is under test |
 //! | [`cluster`] | alice, bob, carol: a home in a temporary folder, the built binary, the wire |
+//! | [`net`] | a loopback address of its own for each node, and clients |
 //! | [`log`] | a log as a stranger reads it from a node, verified with `hn-protocol` alone |
 //! | [`converge`] | waits with a bound that say, when missed, who differs |
 //! | [`fault`] | what is done to a node, as data, drawn from a seed that a failure prints |
 //! | [`hostile`] | eve: a publisher with a real key and a real socket, who lies |
+//! | [`stranger`] | a publisher that shares no code with ours, made from `spec/` alone |
 //!
 //! A harness ends a test by a panic that carries the sentence that did not hold; a node that is dropped during one
 //! prints the last it said.
@@ -23,3 +25,5 @@ pub mod converge;
 pub mod fault;
 pub mod hostile;
 pub mod log;
+pub mod stranger;
+pub mod net;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hn_integration::cluster::{LIVELY, Node};
+use hn_integration::cluster::Node;
 use hn_integration::converge::{SOON, eventually};
 use hn_integration::fault::{Dice, Fault, PUBLISH, SYNC};
 use serde_json::Value;
@@ -171,7 +171,7 @@ async fn a_crash_at_any_point_of_following_loses_nothing_and_needs_no_hand() {
             "{point}: a refresh that crashes is no success"
         );
 
-        alice.set("HN_FEDERATION__INTERVAL_S", LIVELY);
+        // As she starts she asks bob, and never again by herself: the next crash is the next refresh's.
         alice.start().await;
         let found = alice.log(bob.did()).await;
         assert!(
