@@ -7,28 +7,8 @@ use std::process::Command;
 
 use hn_integration::cluster::Node;
 use hn_integration::hostile::{Eve, Lie};
+use hn_integration::stranger::python;
 use serde_json::Value;
-
-/// The Python with the libraries: `HN_PYTHON`, come what may, else the environment that `system-tests.sh` makes, else
-/// `python3` if it has them.
-fn python() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("HN_PYTHON") {
-        return Some(PathBuf::from(named));
-    }
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let made = PathBuf::from(root).join("target/system-tests/venv/bin/python");
-    let found = [made, PathBuf::from("python3")].into_iter().find(|python| {
-        let mut probe = Command::new(python);
-        probe.args(["-c", "import rfc8785, cryptography, blake3, base58"]);
-        probe.output().is_ok_and(|output| output.status.success())
-    });
-    if found.is_none() {
-        println!(
-            "no Python with rfc8785, cryptography, blake3, base58; integration/system-tests.sh runs this with one"
-        );
-    }
-    found
-}
 
 fn verify(python: &PathBuf, base: &str, did: &str) -> Result<Value, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/independent/verify_log.py");

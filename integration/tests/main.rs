@@ -13,6 +13,7 @@
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `home` | one home: one node, its version, its disk, its configuration |
 //! | `independent` | documents verify with tools that are not ours |
+//! | `stranger` | a publisher made from the spec alone is followed, and each of its lies refused |
 //!
 //! `HN_BIN` names another binary, `HN_SEED` repeats a run of chance.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
@@ -27,4 +28,5 @@ mod independent;
 mod recovery;
 mod refusal;
 mod slow;
+mod stranger;
 mod supervision;
