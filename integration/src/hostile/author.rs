@@ -126,7 +126,12 @@ impl Author {
 
     /// Appends a slice of two new files.
     pub fn publish(&mut self) {
-        let drafts = (0..2).map(|n| {
+        self.publish_files(2);
+    }
+
+    /// Appends new files, in one commit: a slice for each 512 of them.
+    pub fn publish_files(&mut self, files: usize) {
+        let drafts = (0..files).map(|n| {
             self.published += 1;
             let content = Bytes::from(format!("{} file {}", self.did(), self.published));
             let digest = Digest::of(&content);

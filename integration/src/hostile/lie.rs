@@ -173,11 +173,12 @@ impl Lie {
             Self::AlteredPrev => ("broken_chain", "prev"),
             Self::MissingPrev => ("malformed_document", "no prev"),
             Self::SkippedSlice => ("gap", "was due"),
-            Self::RewrittenSlice => ("conflicting_slice", "accepted earlier"),
+            // What was accepted and what is told now are both signed: evidence.
+            Self::RewrittenSlice | Self::SameSequence | Self::PresenceOfAnotherRoot => {
+                ("fork", "signed two logs")
+            }
             Self::LowerSequence | Self::OldCopy => ("rollback", "sequence"),
             Self::SmallerLog => ("rollback", "is said to have"),
-            Self::SameSequence => ("conflicting_presence", "same sequence"),
-            Self::PresenceOfAnotherRoot => ("conflicting_presence", "merkle_root"),
             Self::UnboundPresence => ("unbound_presence", "binds size"),
             Self::UnboundSlice => ("unbound_slice", "was not shown"),
             Self::PresenceAhead | Self::SliceAhead => ("ahead_of_clock", "5 minutes"),
@@ -188,7 +189,7 @@ impl Lie {
             Self::DuplicateKey => ("duplicate_key", "type"),
             Self::NotANumber => ("invalid_json", "not JSON"),
             Self::BigInteger => ("number_out_of_range", "2^53"),
-            Self::Depth => ("nested_too_deep", "32"),
+            Self::Depth => ("nested_too_deep", "too deep"),
             Self::InvalidUtf8 => ("invalid_utf8", "UTF-8"),
             Self::NotJson => ("invalid_json", "not JSON"),
             Self::WrongType => ("wrong_type", "index@3"),

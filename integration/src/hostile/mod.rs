@@ -1,6 +1,7 @@
 //! Eve: a publisher with a real key and a real socket. Honest until she is told to lie, and honest again after.
 
 mod author;
+mod evidence;
 mod lie;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use hn_protocol::did::Did;
+use hn_protocol::did::{Did, SecretSeed};
 use hn_protocol::digest::Digest;
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::log::now;
 pub use author::Author;
+pub use evidence::{Forgery, proof};
 pub use lie::Lie;
 
 /// The most of a request's head that eve reads.
@@ -108,6 +110,10 @@ struct Stage {
     pages: author::Pages,
     /// What she holds of others, with the size that she claims of each.
     held: BTreeMap<Did, (u64, author::Pages)>,
+    /// Logs that nobody has and she says that she holds.
+    invented: Vec<Did>,
+    /// Whom she accuses of a fork, and what she shows for it.
+    accused: BTreeMap<Did, Bytes>,
     manner: Manner,
     requests: Vec<String>,
     sent: usize,
@@ -116,15 +122,27 @@ struct Stage {
 impl Eve {
     /// Listens on a free port, with an honest log of two slices.
     pub async fn honest() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let base = format!("http://{}", listener.local_addr().expect("a bound address"));
+        let (listener, base) = listen().await;
         let mut author = Author::new(&base);
         author.publish();
         author.publish();
+        Self::serving(author, listener, base)
+    }
+
+    /// As if her home had been copied: the same key and the same log so far, behind another port. From here on each of
+    /// the two goes on alone.
+    pub async fn copied(&self) -> Self {
+        let (listener, base) = listen().await;
+        Self::serving(self.author.clone(), listener, base)
+    }
+
+    fn serving(author: Author, listener: TcpListener, base: String) -> Self {
         let stage = Arc::new(Mutex::new(Stage {
             did: author.did(),
             pages: author.pages.clone(),
             held: BTreeMap::new(),
+            invented: Vec::new(),
+            accused: BTreeMap::new(),
             manner: Manner::Plain,
             requests: Vec::new(),
             sent: 0,
@@ -177,9 +195,40 @@ impl Eve {
         }
     }
 
+    /// Says that she holds so many logs more, of which nobody has ever heard.
+    pub fn boast(&self, logs: usize) -> Vec<Did> {
+        let invented: Vec<Did> = (0..logs)
+            .map(|_| SecretSeed::from_bytes(rand::random()).identity().did())
+            .collect();
+        self.stage().invented.clone_from(&invented);
+        invented
+    }
+
+    /// Says that the log of `other`, which she holds, is forked, and shows these lines for it.
+    pub fn accuse(&self, other: Did, evidence: &[Bytes]) {
+        let body = evidence.iter().flat_map(|line| [line.as_ref(), b"\n"]);
+        let body = Bytes::from(body.collect::<Vec<_>>().concat());
+        self.stage().accused.insert(other, body);
+    }
+
+    /// Takes every accusation back.
+    pub fn excuse(&self) {
+        self.stage().accused.clear();
+    }
+
+    /// Her honest log, and her key.
+    pub fn author(&self) -> &Author {
+        &self.author
+    }
+
     /// Publishes once more, and serves the truth from now on.
     pub fn repent(&mut self) {
-        self.author.publish();
+        self.publish_files(2);
+    }
+
+    /// Publishes so many files in one commit, and serves the truth from now on.
+    pub fn publish_files(&mut self, files: usize) {
+        self.author.publish_files(files);
         let mut stage = self.stage();
         stage.pages = self.author.pages.clone();
         stage.manner = Manner::Plain;
@@ -219,9 +268,13 @@ impl Stage {
             let presence = pages.current.as_ref().map(|line| author::object(line)["id"].clone());
             let presence = presence.and_then(|id| Some(id.as_str()?.strip_prefix("presence:")?.to_owned()));
             json!({"did": did, "epoch": 0, "log_size": size, "log_root": Digest::of(b""), "head": null,
-                "presence": presence, "last_seen": now(), "forked": false})
+                "presence": presence, "last_seen": now(), "forked": self.accused.contains_key(did)})
         });
-        json!({ "peers": heads.collect::<Vec<_>>() })
+        let invented = self.invented.iter().map(|did| {
+            json!({"did": did, "epoch": 0, "log_size": 7, "log_root": Digest::of(b"x"), "head": Digest::of(b"x"),
+                "presence": Digest::of(b"x"), "last_seen": now(), "forked": false})
+        });
+        json!({ "peers": heads.chain(invented).collect::<Vec<_>>() })
     }
 }
 
@@ -232,6 +285,12 @@ impl Drop for Eve {
             println!("--- eve was asked:\n{}", self.requests().join("\n"));
         }
     }
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let base = format!("http://{}", listener.local_addr().expect("a bound address"));
+    (listener, base)
 }
 
 async fn accept(listener: TcpListener, stage: Arc<Mutex<Stage>>) {
@@ -337,7 +396,14 @@ fn plain(target: &str, head: &str, stage: &Stage) -> Vec<u8> {
         let limit = query("limit").and_then(|l| l.parse().ok()).unwrap_or(16);
         return index(publisher, pages, (cursor, limit), head);
     }
-    if path == "/federate/peers" && !stage.held.is_empty() {
+    if path == "/federate/forks" {
+        let accused = query("publisher").and_then(|did| did.parse().ok());
+        return match accused.and_then(|did: Did| stage.accused.get(&did)) {
+            Some(evidence) => answer("200 OK", "application/x-ndjson", "", evidence),
+            None => not_found(),
+        };
+    }
+    if path == "/federate/peers" && !(stage.held.is_empty() && stage.invented.is_empty()) {
         return answer(
             "200 OK",
             "application/json",
