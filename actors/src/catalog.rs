@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::{Bytes, BytesMut};
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::log::{LogState, PresenceMark};
+use hn_protocol::log::{FrontierLine, LogState, PresenceMark};
 use hn_protocol::time::Timestamp;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -357,6 +357,25 @@ impl Catalog {
                 .map_or(u64::MAX, |(_, slice)| slice.next_cursor);
             Some(slice.map(|(_, slice)| slice).map_err(ReadError::Io))
         })
+    }
+
+    /// The slice that holds the entry `seq`, and its first seq. Errors: it is not in the index, or the disk.
+    pub fn slice_with(&self, view: &LogView, seq: u64) -> Result<(u64, SliceRecord), ReadError> {
+        let (publisher, epoch) = (&view.state.publisher, view.state.epoch);
+        let found = slice_holding(&self.inner.store, publisher, epoch, seq)?;
+        Ok(found.ok_or_else(|| missing("a slice"))?)
+    }
+
+    /// What was pruned of a log that does not begin at 0. Errors: it is not in the index, or the disk.
+    pub fn frontier(&self, view: &LogView) -> Result<FrontierLine, ReadError> {
+        let key = log_key(&view.state.publisher, view.state.epoch);
+        let span: Option<Span> = self
+            .inner
+            .store
+            .get(Tree::Frontiers, &key)
+            .map_err(io::Error::other)?;
+        let line = view.reader.read(span.ok_or_else(|| missing("the frontier"))?)?;
+        Ok(FrontierLine::parse(line.into()).map_err(io::Error::other)?)
     }
 
     /// A presence by its digest, current or historic: whose it is, and its line. Errors: the disk.

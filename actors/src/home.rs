@@ -217,6 +217,12 @@ impl Home {
         self.root.join("state")
     }
 
+    /// `state/trees/`: the nodes of each held log's tree, derived from the journals.
+    #[must_use]
+    pub fn trees_dir(&self) -> PathBuf {
+        self.state_dir().join("trees")
+    }
+
     /// `run/`: the lock and the sockets.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {

@@ -20,6 +20,7 @@ use crate::catalog::{
 use crate::failpoint;
 use crate::home::Home;
 use crate::store::{Batch, Store, StoreError, Tree};
+use crate::tree::TreeWriter;
 use crate::vault::{FileCache, FileId, Journal, MAX_LINE, Scanned, SpaceGuard, Span};
 
 /// Lines that are verified before the Store hears of them, when a journal is read back.
@@ -215,6 +216,9 @@ impl Shelf {
             Place::Cached => format!("index-{}.jsonl", digits(now).max(free)),
         };
         let spans = log.journal.append(name, &bytes, log.place.scope())?;
+        let mut tree = TreeWriter::of(&self.home, &log.state);
+        lines.iter().for_each(|line| tree.add(line));
+        tree.finish_or_warn();
         log.state = state;
         if let Some(Line::Presence(last)) = lines.iter().rev().find(
             |line| matches!(line, Line::Presence(p) if log.state.presence.is_some_and(|m| m.digest == p.digest())),
@@ -251,7 +255,8 @@ impl Shelf {
     /// Forgets what the index says of a log, every epoch of it; the journal stays.
     pub fn forget(&self, publisher: &Did) -> Result<(), LogError> {
         let mut batch = Batch::default();
-        for tree in [Tree::Logs, Tree::Slices, Tree::Paths, Tree::Sequences] {
+        let of_logs = [Tree::Logs, Tree::Slices, Tree::Paths];
+        for tree in of_logs.into_iter().chain([Tree::Sequences, Tree::Frontiers]) {
             for pair in self.store.scan_prefix(tree, publisher.public_key())? {
                 batch.remove(tree, pair?.key());
             }
@@ -317,6 +322,7 @@ impl Shelf {
             None => log.journal.scan_all(),
         };
         let mut found = Replayed::default();
+        let mut tree = TreeWriter::of(&self.home, &log.state);
         let mut recent =
             RecentHistory::new(self.catalog.history(log.state.publisher, log.state.epoch));
         let mut batch = Batch::default();
@@ -372,6 +378,7 @@ impl Shelf {
                 found.slices += 1;
                 found.entries += slice.entries.len() as u64;
             }
+            tree.add(&line);
             log.last_seen = log.last_seen.max(signed_at(&line));
             index_line(&mut batch, &log.place, &line, span)?;
             recent.add(&line);
@@ -383,6 +390,7 @@ impl Shelf {
                 recent.clear();
             }
         }
+        tree.finish_or_warn();
         if let Some((file, offset)) = cut {
             // On a full disk the cut waits; what stands before it is read all the same.
             if let Err(error) = log.journal.truncate_tail(file, offset) {
@@ -466,7 +474,10 @@ fn index_line(batch: &mut Batch, place: &Place, line: &Line, span: Span) -> Resu
             let key = sequence_key(&presence.did, presence.epoch, presence.sequence);
             batch.put(Tree::Sequences, &key, &presence.digest())?;
         }
-        Line::Frontier(_) => {}
+        Line::Frontier(line) => {
+            let key = log_key(&line.publisher, line.epoch);
+            batch.put(Tree::Frontiers, &key, &span)?;
+        }
     }
     Ok(())
 }

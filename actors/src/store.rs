@@ -47,6 +47,8 @@ pub enum Tree {
     Meta = 7,
     /// By sequence: the digest of each presence of each log.
     Sequences = 8,
+    /// Where the frontier line of each log whose beginning was pruned stands.
+    Frontiers = 9,
 }
 
 /// Why the Store did not do it.

@@ -11,6 +11,7 @@
 //! | `gateway` | the HTTP contract of `spec/http.md` |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
+//! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
 //! | `home` | one home: one node, its version, its disk, its configuration |
 //! | `independent` | documents verify with tools that are not ours |
 //! | `stranger` | a publisher made from the spec alone is followed, and each of its lies refused |
@@ -25,6 +26,7 @@ mod federation;
 mod gateway;
 mod home;
 mod independent;
+mod proof;
 mod recovery;
 mod refusal;
 mod slow;

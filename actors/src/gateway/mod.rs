@@ -13,6 +13,7 @@ mod openapi;
 mod page;
 mod presence;
 pub mod problem;
+mod proof;
 mod publish;
 mod status;
 mod tar_stream;
@@ -49,6 +50,7 @@ use crate::federation_sync::{ListPeers, PutPeer, Refresh, ReloadRoster, RemovePe
 use crate::home::Home;
 use crate::index_federator::{GetOwnLog, PublishEntries, Reindex};
 use crate::metrics::Metrics;
+use crate::prove::Prover;
 use crate::settings::{GatewaySettings, Profile};
 use crate::store::Store;
 use crate::supervise::Registry;
@@ -135,6 +137,7 @@ pub struct Admission {
     publications: Arc<Semaphore>,
     pages: PageBudget,
     heads: Heads,
+    prover: Prover,
 }
 
 impl Default for Admission {
@@ -144,6 +147,7 @@ impl Default for Admission {
             publications: Arc::new(Semaphore::new(PUBLICATIONS)),
             pages: PageBudget::default(),
             heads: Heads::default(),
+            prover: Prover::default(),
         }
     }
 }
@@ -354,6 +358,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/federate", federate::offers))
         .service(read("/federate/index", federate::index))
         .service(read("/federate/peers", heads::peers))
+        .service(read("/federate/proof/{publisher}/{seq}", proof::get))
         .service(read("/artifact/{digest}", artifact::get))
         .configure(openapi::routes);
 }

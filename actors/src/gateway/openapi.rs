@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::problem::ProblemDocument;
-use super::{artifact, federate, heads, presence, read, status};
+use super::{artifact, federate, heads, presence, proof, read, status};
 use crate::pull::HeldLogHead;
 
 #[derive(OpenApi)]
@@ -14,7 +14,7 @@ use crate::pull::HeldLogHead;
     paths(
         status::healthz, status::readyz,
         presence::own, presence::of, presence::by_digest, presence::own_document, presence::resolve,
-        federate::offers, federate::index, heads::peers,
+        federate::offers, federate::index, heads::peers, proof::get,
         artifact::get,
     ),
     components(schemas(HeldLogHead, ProblemDocument<'static>))

@@ -21,6 +21,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("bad_cursor", 400, "The cursor is not a decimal number"),
     ("bad_limit", 400, "The limit is not a number from 1 to 64"),
     ("bad_epoch", 400, "The epoch is not a decimal number"),
+    ("bad_seq", 400, "The seq is not a decimal number"),
     ("bad_did", 400, "Not a did:hn"),
     (
         "bad_digest",
@@ -67,6 +68,11 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("unknown_route", 404, "No such route"),
     ("unknown_publisher", 404, "No log of this publisher is held"),
     ("unknown_epoch", 404, "No such epoch of this log is held"),
+    (
+        "unknown_entry",
+        404,
+        "No such entry of this log can be proved here",
+    ),
     ("unknown_presence", 404, "No such presence is held"),
     ("unknown_artifact", 404, "No such artifact is held"),
     ("unknown_peer", 404, "Not in the roster"),
@@ -76,6 +82,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         405,
         "The route does not take this method",
     ),
+    ("pruned", 410, "The log's beginning was pruned here"),
     (
         "body_too_large",
         413,
@@ -123,9 +130,10 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     remedy: Option<String>,
+    first_cursor: Option<u64>,
 }
 
-/// RFC 9457, with `code` and `remedy` as extension members.
+/// RFC 9457, with `code`, `remedy` and `first_cursor` as extension members.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ProblemDocument<'a> {
     /// `urn:hn:problem:<code>`.
@@ -142,6 +150,9 @@ pub struct ProblemDocument<'a> {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'a str>,
+    /// Where the log begins here, when what was asked for is pruned; decimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_cursor: Option<String>,
 }
 
 impl Problem {
@@ -160,7 +171,15 @@ impl Problem {
             title,
             detail: detail.into(),
             remedy: None,
+            first_cursor: None,
         }
+    }
+
+    /// With where the log begins here.
+    #[must_use]
+    pub fn first_cursor(mut self, cursor: u64) -> Self {
+        self.first_cursor = Some(cursor);
+        self
     }
 
     /// With what to do about it.
@@ -203,6 +222,7 @@ impl ResponseError for Problem {
             detail: &self.detail,
             code: self.code,
             remedy: self.remedy.as_deref(),
+            first_cursor: self.first_cursor.map(|cursor| cursor.to_string()),
         };
         let mut response = HttpResponse::build(self.status).json(document);
         let headers = response.headers_mut();
@@ -336,6 +356,7 @@ mod tests {
             include_str!("page.rs"),
             include_str!("presence.rs"),
             include_str!("problem.rs"),
+            include_str!("proof.rs"),
             include_str!("publish.rs"),
             include_str!("tar_stream.rs"),
         ];

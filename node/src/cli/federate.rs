@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::output::{self, CliError, Outcome};
+use super::proof;
 use crate::client;
 use crate::names::Names;
 
@@ -23,6 +24,8 @@ pub enum Command {
     List,
     /// Pull now, and say what came
     Refresh(Refresh),
+    /// Prove that an entry stands in a log, and check the proof here
+    Proof(proof::Proof),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +79,7 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
         Command::Add(arguments) => add(ctx, arguments).await,
         Command::Remove(arguments) => remove(ctx, arguments).await,
         Command::List => list(ctx).await,
+        Command::Proof(arguments) => proof::run(ctx, arguments).await,
         Command::Refresh(arguments) => {
             refresh(ctx, arguments.did.as_deref(), arguments.mirror).await
         }

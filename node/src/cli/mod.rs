@@ -8,6 +8,7 @@ mod federate;
 pub mod id;
 mod mcp;
 pub mod output;
+mod proof;
 mod shard;
 mod smoke;
 mod status;

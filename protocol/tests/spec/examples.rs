@@ -9,6 +9,7 @@ use hn_protocol::did::SecretSeed;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::{Endpoints, ForkEvidence, Revocation};
 use hn_protocol::log::{EntryDraft, HeldDocument, Line, PageError};
+use hn_protocol::proof::{Claim, InclusionProof};
 use hn_protocol::sign::{DocumentError, Signed};
 use hn_protocol::time::Timestamp;
 use hn_protocol::{canonical, merkle};
@@ -19,12 +20,13 @@ use crate::forge::object;
 use crate::{page, promised, spec};
 
 /// Every page that may show an example.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "fork_evidence@1.md",
     "README.md",
     "did-hn.md",
     "presence@2.md",
     "index@2.md",
+    "inclusion_proof.md",
     "revocation@1.md",
     "http.md",
     "cli.md",
@@ -82,7 +84,23 @@ fn examples() -> BTreeMap<&'static str, Value> {
     let revocation = Signed::create(&revocation, &identity(1)).unwrap();
     let leaves: Vec<Digest> = alice.log.lines.iter().flat_map(leaves_of).collect();
     let proof = merkle::inclusion_proof(&leaves, 1).unwrap();
+    let claim = Claim {
+        publisher: did,
+        epoch: 0,
+        seq: 1,
+        entry: object(alice.log.lines[1].bytes())["entries"][1]
+            .as_object()
+            .unwrap()
+            .clone(),
+        leaf: leaves[1],
+        log_size: leaves.len() as u64,
+        log_root: merkle::root(&leaves),
+        proof: proof.clone(),
+    };
+    let inclusion = claim.with_presence(alice.log.lines[4].bytes()).unwrap();
+    InclusionProof::verify(&inclusion).unwrap();
     BTreeMap::from([
+        ("inclusion_proof.json", json!(object(&inclusion.into()))),
         (
             "did-hn.json",
             json!({

@@ -107,6 +107,7 @@ fn every_flag_stands_in_cli_md() {
         "id.rs",
         "mcp.rs",
         "federate.rs",
+        "proof.rs",
         "shard.rs",
         "status.rs",
     ] {
