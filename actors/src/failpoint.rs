@@ -35,6 +35,7 @@ pub const NAMES: &[&str] = &[
     "actor.artifact_mirror",
     "actor.store",
     "actor.gateway",
+    "actor.watch",
 ];
 
 /// Why a failpoint could not be armed.

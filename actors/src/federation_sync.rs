@@ -1,14 +1,16 @@
 //! Follows the roster's peers: who is pulled from when is decided by `hn_protocol::federation`; this file reads
 //! the roster, starts the pulls and the mirror runs behind them, keeps each peer's health, and answers those who wait.
 
+mod messages;
 mod mirroring;
 mod view;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, Recipient,
     ResponseFuture, SpawnHandle, Supervised, WrapFuture,
 };
 use hn_protocol::did::Did;
@@ -19,86 +21,24 @@ use hn_protocol::invariants::MAX_RETRY;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
+pub use self::messages::{
+    ListPeers, PutPeer, Refresh, ReloadRoster, RemovePeer, Reschedule, SyncError,
+};
 use self::mirroring::Mirroring;
 pub use self::view::{PeerView, RosterView};
+use self::watching::Watching;
 use crate::artifact_mirror::{MirrorLog, MirrorReport};
 use crate::failpoint;
 use crate::fetch::Trust;
 use crate::metrics::Metrics;
-use crate::pull::{HeldList, PeerReport, PullLimits, Puller};
-use crate::roster::{RosterError, RosterFile, RosterPeer};
+use crate::pull::{HeldList, PeerReport, Puller};
+use crate::roster::{RosterFile, RosterPeer};
 use crate::store::{Batch, Store, Tree};
 
 /// How often the roster file is looked at: a person who edits it sees the node follow within this.
 const ROSTER_POLL: Duration = Duration::from_secs(2);
 /// The shortest timer: what is due at once is started at once, not by a timer.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
-
-/// Pulls from `peer`, or from every one, now; answers when all of it has ended.
-#[derive(Message)]
-#[rtype(result = "Result<Vec<PeerReport>, SyncError>")]
-pub struct Refresh {
-    /// Whom; everyone when `None`.
-    pub peer: Option<Did>,
-    /// Whether artifacts are fetched as well.
-    pub mirror: bool,
-}
-
-/// Adds or replaces a peer of the roster; a pull starts in the background.
-#[derive(Message)]
-#[rtype(result = "Result<PeerView, SyncError>")]
-pub struct PutPeer {
-    /// The peer as it is to be. Without a URL it is asked where its held presence says, looked up at each pull.
-    pub peer: RosterPeer,
-}
-
-/// Removes a peer from the roster. What was verified of it stays.
-#[derive(Message)]
-#[rtype(result = "Result<(), SyncError>")]
-pub struct RemovePeer {
-    /// Whom.
-    pub did: Did,
-}
-
-/// Asks for every peer with its health.
-#[derive(Message)]
-#[rtype(result = "RosterView")]
-pub struct ListPeers;
-
-/// Reads the roster file again at once.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ReloadRoster;
-
-/// Takes over how often, and how much, is pulled from now on.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Reschedule {
-    /// How often, and how many at once.
-    pub schedule: Schedule,
-    /// Bounds of each pull.
-    pub limits: PullLimits,
-}
-
-/// Why a request about peers was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum SyncError {
-    /// No such peer in the roster.
-    #[error("{0} is not in the roster")]
-    UnknownPeer(Did),
-    /// No URL was given and none is known.
-    #[error("no URL of {0} is known: give one, or follow a peer that holds its presence")]
-    Unresolved(Did),
-    /// Following oneself.
-    #[error("{0} is this node itself")]
-    Ourselves(Did),
-    /// The roster file.
-    #[error(transparent)]
-    Roster(#[from] RosterError),
-    /// The actor was restarted meanwhile: ask again.
-    #[error("the sync worker is being restarted")]
-    Restarting,
-}
 
 /// What the sync worker is made with.
 pub struct SyncOptions {
@@ -141,6 +81,8 @@ pub struct FederationSync {
     mirroring: BTreeMap<Did, Option<PeerReport>>,
     /// What each peer listed last.
     held_lists: BTreeMap<Did, HeldList>,
+    /// Who is listened to.
+    watching: Watching,
     timer: Option<SpawnHandle>,
 }
 
@@ -167,6 +109,7 @@ impl FederationSync {
             mirror_wanted: BTreeSet::new(),
             mirroring: BTreeMap::new(),
             held_lists: BTreeMap::new(),
+            watching: Watching::default(),
             timer: None,
         }
     }
@@ -241,8 +184,14 @@ impl FederationSync {
             let outcome = Outcome::Verified;
             self.step(Input::Mirrored { peer: did, outcome }, ctx);
         }
+        if report.entries > 0 {
+            self.step(Input::Grew(did), ctx);
+        }
         let outcome = report.outcome.clone();
         self.step(Input::Finished { peer: did, outcome }, ctx);
+        if let Some(peer) = &peer {
+            self.listen_to(peer, &report, ctx);
+        }
         report.state = self.state(&did);
         self.tell(&report);
         let reached = !matches!(report.outcome, Outcome::Unreachable(_));
@@ -415,6 +364,7 @@ impl FederationSync {
             waiting.pending.retain(|did, _| followed.contains(did));
         }
         self.held_lists.retain(|did, _| followed.contains(did));
+        self.listen_to_no_other(&followed, ctx);
         self.answer();
         self.step(Input::Roster(roster), ctx);
     }

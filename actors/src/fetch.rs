@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, IF_NONE_MATCH, LINK};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, LINK,
+};
 use reqwest::{Client, Response, StatusCode};
 use url::Url;
 
@@ -17,6 +19,11 @@ const CONNECT: Duration = Duration::from_secs(3);
 const IDLE_PER_HOST: usize = 4;
 /// How long an idle connection is kept: longer than the pull interval would only hold file descriptors.
 const IDLE_FOR: Duration = Duration::from_secs(20);
+/// A connection that brings nothing for so long is probed by the kernel: a machine that lost its power says nothing, and one
+/// that is back knows nothing of a stream that was open.
+const PROBE: Duration = Duration::from_secs(4);
+/// After so many probes without an answer the connection is broken.
+const PROBES: u32 = 4;
 /// The slowest body that is waited for, in bytes a second: below it the peer counts as not answering.
 const SLOWEST: u64 = 16 * 1024;
 /// The most bytes of a problem document that are read to say why a peer refused.
@@ -243,6 +250,9 @@ impl Fetch {
             .connect_timeout(CONNECT)
             .pool_max_idle_per_host(IDLE_PER_HOST)
             .pool_idle_timeout(IDLE_FOR)
+            .tcp_keepalive(PROBE)
+            .tcp_keepalive_interval(PROBE)
+            .tcp_keepalive_retries(PROBES)
             .user_agent(concat!("hn/", env!("CARGO_PKG_VERSION")));
         if guarded {
             builder = builder.dns_resolver(Arc::new(PublicOnly));
@@ -279,6 +289,22 @@ impl Body {
             .map_err(|e| connect_error(&e))?;
         self.received += chunk.as_ref().map_or(0, |c| c.len() as u64);
         Ok(chunk)
+    }
+
+    /// The next bytes of an answer that has no end; `None` where it ends all the same. Errors: broken, or nothing came
+    /// for `silence`.
+    pub async fn chunk_within(&mut self, silence: Duration) -> Result<Option<Bytes>, FetchError> {
+        tokio::time::timeout(silence, self.response.chunk())
+            .await
+            .map_err(|_| FetchError::Timeout("the stream is silent"))?
+            .map_err(|e| connect_error(&e))
+    }
+
+    /// The media type of the answer, without parameters.
+    #[must_use]
+    pub fn media_type(&self) -> Option<&str> {
+        let value = self.response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+        value.split(';').next().map(str::trim)
     }
 
     /// What a problem document says, shortened; a peer's text is never more than a hint.

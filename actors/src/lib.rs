@@ -38,3 +38,4 @@ pub mod store;
 pub mod supervise;
 pub mod tree;
 pub mod vault;
+pub mod watch;

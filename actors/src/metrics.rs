@@ -44,6 +44,8 @@ struct Inner {
     published_entries: Counter,
     mirrored_artifacts: Counter,
     mirrored_bytes: Counter,
+    watch_streams: Gauge,
+    watched_peers: Gauge,
     resident_memory: Gauge,
     uptime: Gauge,
 }
@@ -76,6 +78,8 @@ impl Metrics {
             published_entries: Counter::default(),
             mirrored_artifacts: Counter::default(),
             mirrored_bytes: Counter::default(),
+            watch_streams: Gauge::default(),
+            watched_peers: Gauge::default(),
             resident_memory: Gauge::default(),
             uptime: Gauge::default(),
         };
@@ -116,6 +120,16 @@ impl Metrics {
             "hn_mirrored_bytes",
             "Bytes of the artifacts fetched from peers",
             inner.mirrored_bytes.clone(),
+        );
+        registry.register(
+            "hn_watch_streams",
+            "Streams of news that others have open here",
+            inner.watch_streams.clone(),
+        );
+        registry.register(
+            "hn_watched_peers",
+            "Peers whose streams of news are open",
+            inner.watched_peers.clone(),
         );
         registry.register(
             "process_resident_memory_bytes",
@@ -181,6 +195,18 @@ impl Metrics {
         self.inner.mirrored_bytes.inc_by(bytes);
     }
 
+    /// `count` streams of news are open to others.
+    pub fn streams_open(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.inner.watch_streams.set(count);
+    }
+
+    /// The news of `count` peers are listened to.
+    pub fn peers_watched(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.inner.watched_peers.set(count);
+    }
+
     /// Whole seconds since the registry was made, which is the node's start.
     #[must_use]
     pub fn uptime_seconds(&self) -> u64 {
@@ -235,6 +261,8 @@ mod tests {
         metrics.http_answered(42);
         metrics.log_grew(7, 3);
         metrics.artifacts_mirrored(1, 2048);
+        metrics.streams_open(3);
+        metrics.peers_watched(2);
         let text = metrics.encode();
         for line in [
             "hn_federation_sync_success_total 1",
@@ -248,6 +276,8 @@ mod tests {
             "hn_published_entries_total 3",
             "hn_mirrored_artifacts_total 1",
             "hn_mirrored_bytes_total 2048",
+            "hn_watch_streams 3",
+            "hn_watched_peers 2",
             "process_uptime_seconds 0",
             "# EOF",
         ] {

@@ -105,9 +105,12 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederationSettings {
-    /// Seconds between two pulls of a quiet peer, less up to 20 % of jitter. Default 4: a peer that comes back with news
-    /// is caught up within 5 s, and what costs nothing new is one 304. At most 900, as F2 promises.
+    /// Seconds between two pulls of a quiet peer, less up to 20 % of jitter. Default 30: news come by the stream
+    /// (`watch`), and this is for peers that offer none. At most 900, as F2 promises.
     pub interval_s: u64,
+    /// Whether a stream of news is held open to each peer that offers one, so that what is new there is here at once.
+    /// Default true.
+    pub watch: bool,
     /// Slices asked for in one page, 1–64 as the route allows. Default 16.
     pub page_slices: u32,
     /// Logs kept of those that one peer of scope `held` holds for others. Default 256.
@@ -173,7 +176,8 @@ impl Default for Settings {
 impl Default for FederationSettings {
     fn default() -> Self {
         Self {
-            interval_s: 4,
+            interval_s: 30,
+            watch: true,
             page_slices: 16,
             max_held_logs: 256,
             max_held_bytes: 1 << 30,
@@ -263,6 +267,10 @@ impl Settings {
             ("public_url", self.public_url != other.public_url),
             ("gateway", self.gateway != other.gateway),
             ("metrics", self.metrics != other.metrics),
+            (
+                "federation.watch",
+                self.federation.watch != other.federation.watch,
+            ),
             ("storage", self.storage != other.storage),
             ("presence", self.presence != other.presence),
         ]

@@ -1,8 +1,9 @@
 //! Nodes as a user has them: the built binary, a home in a temporary folder, real sockets.
 //!
 //! Each node has a loopback address of its own (`127.x.y.z`), so that it finds its port free again after a restart,
-//! whatever else runs meanwhile. Background pulls are off ([`QUIET`]) unless a test asks for them, and those that a start
-//! and a new peer bring are waited for ([`Node::settles`]): a refresh then means exactly one pull.
+//! whatever else runs meanwhile. Background pulls ([`QUIET`]) and streams of news are off unless a test asks
+//! for them, and the pulls that a start and a new peer bring are waited for ([`Node::settles`]): a refresh then means
+//! exactly one pull.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -94,7 +95,11 @@ impl Node {
     /// A node whose home is `home`, somewhere below `dir`.
     pub fn at(name: &str, dir: TempDir, home: PathBuf) -> Self {
         fs::create_dir_all(&home).expect("a home");
-        let env = [("HN_FEDERATION__INTERVAL_S", QUIET), ("HN_FAILPOINTS", "")];
+        let env = [
+            ("HN_FEDERATION__INTERVAL_S", QUIET),
+            ("HN_FEDERATION__WATCH", "false"),
+            ("HN_FAILPOINTS", ""),
+        ];
         Self {
             name: name.to_owned(),
             address: SocketAddr::from((own_address(), 0)),

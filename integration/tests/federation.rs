@@ -119,8 +119,9 @@ async fn carol_who_follows_only_alice_reads_and_fetches_bob_after_he_is_gone() {
 #[tokio::test]
 async fn what_bob_publishes_while_he_is_offline_reaches_alice_within_5_s_of_his_return() {
     let (mut bob, mut alice) = (Node::started("bob").await, Node::new("alice"));
-    // As she comes: nothing is said of how often she pulls.
+    // As she comes: nothing is said of how often she pulls, nor of whether she listens.
     alice.unset("HN_FEDERATION__INTERVAL_S");
+    alice.unset("HN_FEDERATION__WATCH");
     alice.start().await;
     bob.publish(&NOTES).await;
     alice.follow(&bob).await;

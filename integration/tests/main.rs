@@ -14,6 +14,7 @@
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
 //! | `home` | one home: one node, its version, its disk, its configuration |
 //! | `independent` | documents verify with tools that are not ours |
+//! | `watch` | news are there at once, and who abuses their streams is hung up on |
 //! | `stranger` | a publisher made from the spec alone is followed, and each of its lies refused |
 //!
 //! `HN_BIN` names another binary, `HN_SEED` repeats a run of chance.
@@ -32,3 +33,4 @@ mod refusal;
 mod slow;
 mod stranger;
 mod supervision;
+mod watch;

@@ -27,6 +27,7 @@ use hn_actors::settings::{Profile, Settings};
 use hn_actors::store::{Opened, Store, StoreError};
 use hn_actors::supervise::{Registry, supervise};
 use hn_actors::vault::{FileCache, SpaceGuard};
+use hn_actors::watch::{Watch, WatchLinks};
 use hn_protocol::did::Did;
 use hn_protocol::document::Endpoints;
 use hn_protocol::federation::Schedule;
@@ -296,14 +297,15 @@ impl Node {
                 move |_| worker,
             )
         };
+        let background = !matches!(mode, Mode::InProcess { follow: false });
         let sync = {
             let options = SyncOptions {
                 schedule: schedule(&settings),
                 seed: rand::random(),
-                background: !matches!(mode, Mode::InProcess { follow: false }),
+                background,
             };
             let puller = Puller {
-                fetch,
+                fetch: fetch.clone(),
                 catalog: catalog.clone(),
                 append: federator.clone().recipient(),
                 clock,
@@ -323,6 +325,20 @@ impl Node {
                 make,
             )
         };
+        if background && settings.federation.watch {
+            let links = WatchLinks {
+                news: sync.clone().recipient(),
+                started: sync.clone().recipient(),
+            };
+            let (catalog, metrics) = (catalog.clone(), metrics.clone());
+            supervise(
+                "watch",
+                MAILBOX,
+                &registry,
+                Some(&sync_thread.handle()),
+                move |_| Watch::new(fetch, catalog, links, metrics),
+            );
+        }
         let gateway = supervise("gateway", MAILBOX, &registry, None, |_| Gateway::default());
 
         // The federator answers once every log is open: from then on there is something to show.

@@ -126,7 +126,8 @@ impl Outcome {
     }
 
     /// Whether the peer answered and no check failed: it is asked again at the interval.
-    const fn is_answer(&self) -> bool {
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
         matches!(
             self,
             Self::Verified | Self::Recovering(_) | Self::Reset(_) | Self::Forked(_)

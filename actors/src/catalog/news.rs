@@ -30,7 +30,7 @@ impl Default for News {
 
 impl News {
     /// `publisher`'s log is another one now.
-    pub(super) fn changed(&self, publisher: Did) {
+    pub(crate) fn changed(&self, publisher: Did) {
         let mut order = self.order();
         let change = *self.last.borrow() + 1;
         if let Some(before) = order.by_log.insert(publisher, change) {

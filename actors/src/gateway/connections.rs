@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{Shutdown, shutdown, sockopt};
 
 /// How often connections are looked at, while there are any.
 pub const SWEEP: Duration = Duration::from_secs(5);
@@ -34,6 +34,18 @@ impl Connection {
     fn touch(&self) {
         let after = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(after, Ordering::Relaxed);
+    }
+
+    /// Ends the conversation, whatever is under way.
+    pub fn cut(&self) {
+        // A socket that is gone already has nothing to shut down.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Bounds what the kernel keeps of answers that are not taken, in bytes.
+    pub fn bound_unsent(&self, bytes: usize) {
+        // Without the bound the kernel's own holds.
+        let _ = sockopt::set_socket_send_buffer_size(&self.socket, bytes);
     }
 
     fn quiet_for(&self) -> Duration {
@@ -74,8 +86,7 @@ impl Connections {
                 return false;
             };
             if connection.quiet_for() > limit {
-                // A socket that is gone already has nothing to shut down.
-                let _ = shutdown(&connection.socket, Shutdown::Both);
+                connection.cut();
             }
             true
         });

@@ -121,7 +121,7 @@ fn host_of(ip: IpAddr) -> String {
 
 /// What counts as one client: an IPv4 address, also written as IPv6; of an IPv6 address the /64, all of which one
 /// household has.
-fn client_of(address: IpAddr) -> IpAddr {
+pub(super) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
         v4 => v4,

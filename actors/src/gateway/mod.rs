@@ -17,6 +17,7 @@ mod proof;
 mod publish;
 mod status;
 mod tar_stream;
+mod watch;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -40,6 +41,7 @@ pub use openapi::document as openapi_document;
 use page::PageBudget;
 use problem::Problem;
 pub use publish::{BATCH_BYTES, BATCH_FILES};
+use watch::Streams;
 
 use crate::artifact_mirror::FetchArtifact;
 use crate::artifacts::ArtifactShelf;
@@ -138,6 +140,7 @@ pub struct Admission {
     pages: PageBudget,
     heads: Heads,
     prover: Prover,
+    streams: Arc<Streams>,
 }
 
 impl Default for Admission {
@@ -148,6 +151,7 @@ impl Default for Admission {
             pages: PageBudget::default(),
             heads: Heads::default(),
             prover: Prover::default(),
+            streams: Arc::default(),
         }
     }
 }
@@ -208,6 +212,7 @@ pub struct Drain;
 pub struct Gateway {
     listeners: Listeners,
     servers: Vec<ServerHandle>,
+    streams: Option<Arc<Streams>>,
 }
 
 impl Actor for Gateway {
@@ -264,6 +269,9 @@ impl Handler<Serve> for Gateway {
             settings,
         } = message;
         let (shared, metrics_state) = (state.clone(), state.clone());
+        let streams = &state.admission.streams;
+        streams.bound(settings.max_connections as usize);
+        self.streams = Some(Arc::clone(streams));
         let admin = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())
@@ -338,6 +346,10 @@ impl Handler<Drain> for Gateway {
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
         let servers = std::mem::take(&mut self.servers);
+        // They never end by themselves.
+        if let Some(streams) = &self.streams {
+            streams.close();
+        }
         Box::pin(async move {
             futures_util::future::join_all(servers.iter().map(|server| server.stop(true))).await;
         })
@@ -359,6 +371,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/federate/index", federate::index))
         .service(read("/federate/peers", heads::peers))
         .service(read("/federate/proof/{publisher}/{seq}", proof::get))
+        .service(read("/federate/watch", watch::watch))
         .service(read("/artifact/{digest}", artifact::get))
         .configure(openapi::routes);
 }

@@ -5,8 +5,9 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::problem::ProblemDocument;
-use super::{artifact, federate, heads, presence, proof, read, status};
+use super::{artifact, federate, heads, presence, proof, read, status, watch};
 use crate::pull::HeldLogHead;
+use crate::watch::NewHead;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,10 +15,10 @@ use crate::pull::HeldLogHead;
     paths(
         status::healthz, status::readyz,
         presence::own, presence::of, presence::by_digest, presence::own_document, presence::resolve,
-        federate::offers, federate::index, heads::peers, proof::get,
+        federate::offers, federate::index, heads::peers, proof::get, watch::watch,
         artifact::get,
     ),
-    components(schemas(HeldLogHead, ProblemDocument<'static>))
+    components(schemas(HeldLogHead, NewHead, ProblemDocument<'static>))
 )]
 struct Api;
 

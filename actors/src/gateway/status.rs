@@ -40,6 +40,7 @@ pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
 
 /// Prometheus text.
 pub async fn metrics(state: web::Data<GatewayState>) -> HttpResponse {
+    state.metrics.streams_open(state.admission.streams.count());
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, metrics::CONTENT_TYPE))
         .body(state.metrics.encode())

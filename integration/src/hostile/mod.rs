@@ -3,6 +3,7 @@
 mod author;
 mod evidence;
 mod lie;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,6 +25,7 @@ use crate::log::now;
 pub use author::Author;
 pub use evidence::{Forgery, proof};
 pub use lie::Lie;
+pub use stream::Streaming;
 
 /// The most of a request's head that eve reads.
 const MAX_HEAD: usize = 16 * 1024;
@@ -115,6 +117,8 @@ struct Stage {
     /// Whom she accuses of a fork, and what she shows for it.
     accused: BTreeMap<Did, Bytes>,
     manner: Manner,
+    /// Her streams of news; `None`: she offers none.
+    streaming: Option<Streaming>,
     requests: Vec<String>,
     sent: usize,
 }
@@ -144,6 +148,7 @@ impl Eve {
             invented: Vec::new(),
             accused: BTreeMap::new(),
             manner: Manner::Plain,
+            streaming: None,
             requests: Vec::new(),
             sent: 0,
         }));
@@ -179,6 +184,21 @@ impl Eve {
     /// Answers in this manner from now on.
     pub fn behave(&self, manner: Manner) {
         self.stage().manner = manner;
+    }
+
+    /// Offers streams of news from now on, and says this in them.
+    pub fn stream(&self, streaming: Streaming) {
+        self.stage().streaming = Some(streaming);
+    }
+
+    /// How often a route was asked for.
+    pub fn asked(&self, path: &str) -> usize {
+        let wanted = format!("GET {path}");
+        let requests = self.requests();
+        requests
+            .iter()
+            .filter(|line| line.starts_with(&wanted))
+            .count()
     }
 
     /// Says that she holds the log of `other`, and serves it, with a lie on top or as it is.
@@ -316,6 +336,14 @@ async fn serve(mut stream: TcpStream, stage: &Mutex<Stage>) -> std::io::Result<(
         (line, stage.manner.clone())
     };
     let target = line.split(' ').nth(1).unwrap_or("/").to_owned();
+    let streaming = stage
+        .lock()
+        .expect("nobody panicked on stage")
+        .streaming
+        .clone();
+    if let Some(streaming) = streaming.filter(|_| target.starts_with("/federate/watch")) {
+        return stream::stream(&mut stream, &streaming, stage).await;
+    }
     match manner {
         Manner::Plain => {
             let answer = plain(
