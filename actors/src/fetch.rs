@@ -300,11 +300,13 @@ impl Body {
             .map_err(|e| connect_error(&e))
     }
 
-    /// The media type of the answer, without parameters.
+    /// The media type, without parameters.
     #[must_use]
-    pub fn media_type(&self) -> Option<&str> {
-        let value = self.response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
-        value.split(';').next().map(str::trim)
+    pub fn media_type(&self) -> &str {
+        let value = self.response.headers().get(CONTENT_TYPE);
+        let value = value.and_then(|value| value.to_str().ok());
+        let media = value.and_then(|value| value.split(';').next());
+        media.unwrap_or_default().trim()
     }
 
     /// What a problem document says, shortened; a peer's text is never more than a hint.

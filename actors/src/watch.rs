@@ -341,7 +341,7 @@ impl Listener {
                 .append_pair("publisher", &self.peer.to_string());
         }
         let mut body = match fetch.open(&url, target.trust, None).await {
-            Ok(body) if body.media_type() == Some("text/event-stream") => body,
+            Ok(body) if body.media_type() == "text/event-stream" => body,
             Ok(_) => return End::NotOffered,
             Err(FetchError::Status {
                 status: 404 | 405 | 501,
