@@ -31,6 +31,8 @@ use crate::vault::{FileId, JournalReader, Span};
 const MAX_PAGE_BYTES: usize = 4 << 20;
 /// Pages up to this size are kept for the next caller; larger ones are read by a follower that is behind, once.
 const MAX_CACHED_PAGE: usize = 512 << 10;
+/// How often a log that changes meanwhile is read.
+const READS: usize = 4;
 /// Memory for kept pages.
 const CACHE_BYTES: u64 = 8 << 20;
 /// How many pages the cache expects to hold.
@@ -137,6 +139,12 @@ pub enum ReadError {
     /// The log is held, but nothing of this epoch.
     #[error("no epoch {0} of this log is held here")]
     UnknownEpoch(u64),
+    /// What was asked for was pruned.
+    #[error("the entries below {first_cursor} were pruned here")]
+    Pruned {
+        /// Where the log begins here.
+        first_cursor: u64,
+    },
     /// The disk or the index failed us.
     #[error("the log cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -298,6 +306,13 @@ impl Catalog {
             return Ok(page);
         }
         let mut body = BytesMut::new();
+        if cursor < view.state.base {
+            let (first_cursor, _) = self.slice_with(view, view.state.base - 1)?;
+            if cursor < first_cursor {
+                return Err(ReadError::Pruned { first_cursor });
+            }
+            push_line(&mut body, self.frontier(view)?.bytes());
+        }
         let mut shown: Vec<Digest> = Vec::new();
         let mut next = cursor;
         for (index, slice) in self.slices(view, cursor).take(limit).enumerate() {
@@ -333,7 +348,28 @@ impl Catalog {
         Ok(page)
     }
 
-    /// The slices of a log from the one that holds `cursor` on, one look-up each.
+    /// What `read` makes of a log. When it fails while the log changes, as it may when it is pruned, it is asked again with
+    /// the newer view.
+    pub fn fresh<T, E>(
+        &self,
+        mut view: Arc<LogView>,
+        read: impl Fn(&LogView) -> Result<T, E>,
+    ) -> Result<T, E> {
+        for _ in 1..READS {
+            let outcome = read(&view);
+            let newer = self.log(&view.state.publisher).filter(|newer| {
+                newer.version != view.version && newer.state.epoch == view.state.epoch
+            });
+            match newer {
+                Some(newer) if outcome.is_err() => view = newer,
+                _ => return outcome,
+            }
+        }
+        read(&view)
+    }
+
+    /// The slices of a log from the one that holds `cursor` on, one look-up each; from the first kept one on, where that one
+    /// was pruned.
     pub fn slices<'a>(
         &'a self,
         view: &'a LogView,
@@ -344,12 +380,14 @@ impl Catalog {
             if at >= view.state.size() {
                 return None;
             }
-            let found = slice_holding(
-                &self.inner.store,
-                &view.state.publisher,
-                view.state.epoch,
-                at,
-            );
+            let holding = |seq| {
+                let (publisher, epoch) = (&view.state.publisher, view.state.epoch);
+                slice_holding(&self.inner.store, publisher, epoch, seq)
+            };
+            let found = match holding(at) {
+                Ok(None) if at < view.state.base => holding(view.state.base),
+                found => found,
+            };
             let slice = found.transpose().unwrap_or_else(|| Err(missing("a slice")));
             // An error ends the walk.
             at = slice
@@ -374,7 +412,9 @@ impl Catalog {
             .store
             .get(Tree::Frontiers, &key)
             .map_err(io::Error::other)?;
-        let line = view.reader.read(span.ok_or_else(|| missing("the frontier"))?)?;
+        let line = view
+            .reader
+            .read(span.ok_or_else(|| missing("the frontier"))?)?;
         Ok(FrontierLine::parse(line.into()).map_err(io::Error::other)?)
     }
 

@@ -5,6 +5,7 @@
 //! its own, because an fsync blocks.
 
 mod messages;
+mod prune;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub use messages::{
 
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::logs::{Log, LogError, PathRecord, Place, Replayed, Shelf};
+use crate::logs::{Log, LogError, PathRecord, Place, PrunePolicy, Replayed, Shelf};
 use crate::metrics::Metrics;
 use crate::vault;
 
@@ -57,6 +58,8 @@ pub struct FederatorOptions {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+    /// How much is kept of followed logs.
+    pub prune: PrunePolicy,
 }
 
 struct Waiting {
@@ -381,7 +384,7 @@ impl IndexFederator {
         Ok(plan)
     }
 
-    fn append_page(&mut self, message: AppendPage) -> Result<Appended, FederateError> {
+    fn append_page(&mut self, mut message: AppendPage) -> Result<Appended, FederateError> {
         let publisher = message.base.publisher;
         if publisher == self.options.identity.did() {
             // Our own log grows by our own hand alone; what others say of it is recovery's concern.
@@ -401,6 +404,7 @@ impl IndexFederator {
             self.held.remove(&publisher);
             return Err(FederateError::Failed(reason));
         }
+        prune::rebase(log.state(), &mut message);
         if *log.state() != message.base {
             return Ok(Appended::Overtaken);
         }
@@ -437,6 +441,7 @@ impl Actor for IndexFederator {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Presence no. 1 of a new log, or the covering presence that a crash has kept from being written.
         let _ = self.reissue(ctx);
+        self.watch_age(ctx);
     }
 
     fn stopping(&mut self, _: &mut Self::Context) -> actix::Running {
@@ -490,7 +495,12 @@ impl Handler<AppendPage> for IndexFederator {
 
     fn handle(&mut self, message: AppendPage, _: &mut Self::Context) -> Self::Result {
         strike();
-        self.append_page(message)
+        let publisher = message.base.publisher;
+        let appended = self.append_page(message);
+        if matches!(appended, Ok(Appended::Taken)) {
+            self.prune(publisher);
+        }
+        appended
     }
 }
 

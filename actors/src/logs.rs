@@ -3,6 +3,8 @@
 //! Boot, restart after a panic and reindex take the same way: what the Store says of a log counts as far as it
 //! agrees with the journal's files; the rest of the journal is verified line by line, as if a peer had sent it.
 
+mod prune;
+
 use std::io;
 use std::path::PathBuf;
 
@@ -13,6 +15,7 @@ use hn_protocol::log::{Line, LogState, PresenceMark, replay};
 use hn_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::prune::{PrunePolicy, Pruned};
 use crate::catalog::{
     Catalog, LogRecord, LogView, PresenceRecord, RecentHistory, SliceRecord, log_key, sequence_key,
     slice_key,
@@ -158,7 +161,9 @@ impl Shelf {
         };
         let extent = |state: &LogState| (state.epoch, state.size());
         let indexed = known.as_ref().map(|record| extent(&record.state));
-        let from = match known.filter(|record| covers(&log.journal, record)) {
+        // Of what a crash interrupted, the index knows nobody can say which part.
+        let whole = |record: &LogRecord| !log.journal.was_mended() && covers(&log.journal, record);
+        let from = match known.filter(whole) {
             Some(record) => {
                 log.state = record.state;
                 log.last_seen = record.last_seen;
@@ -172,6 +177,7 @@ impl Shelf {
             }
         };
         let replayed = self.replay(&mut log, from)?;
+        self.sweep(&log.state)?;
         // What was indexed had been fsynced: a journal of our own that is shorter now was cut by other hands.
         let (held, indexed) = (extent(&log.state), indexed.unwrap_or_default());
         if held < indexed && log.place != Place::Cached {
@@ -256,7 +262,10 @@ impl Shelf {
     pub fn forget(&self, publisher: &Did) -> Result<(), LogError> {
         let mut batch = Batch::default();
         let of_logs = [Tree::Logs, Tree::Slices, Tree::Paths];
-        for tree in of_logs.into_iter().chain([Tree::Sequences, Tree::Frontiers]) {
+        for tree in of_logs
+            .into_iter()
+            .chain([Tree::Sequences, Tree::Frontiers])
+        {
             for pair in self.store.scan_prefix(tree, publisher.public_key())? {
                 batch.remove(tree, pair?.key());
             }

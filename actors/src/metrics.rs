@@ -38,6 +38,9 @@ struct Inner {
     started: Instant,
     sync_success: Counter,
     sync_failure: Counter,
+    prunes: Counter,
+    pruned_entries: Counter,
+    pruned_bytes: Counter,
     actor_restarts: Family<ActorLabel, Counter>,
     http_requests: [Counter<u64, AtomicU64>; 5],
     log_entries: Gauge<i64, AtomicI64>,
@@ -72,6 +75,9 @@ impl Metrics {
             started: Instant::now(),
             sync_success: Counter::default(),
             sync_failure: Counter::default(),
+            prunes: Counter::default(),
+            pruned_entries: Counter::default(),
+            pruned_bytes: Counter::default(),
             actor_restarts: Family::default(),
             http_requests: CLASSES.map(|class| http.get_or_create(&ClassLabel { class }).clone()),
             log_entries: Gauge::default(),
@@ -94,6 +100,21 @@ impl Metrics {
             "hn_federation_sync_failure",
             "Pulls from peers that failed",
             inner.sync_failure.clone(),
+        );
+        registry.register(
+            "hn_federation_prune",
+            "Prunings of followed logs",
+            inner.prunes.clone(),
+        );
+        registry.register(
+            "hn_pruned_entries",
+            "Entries pruned from followed logs",
+            inner.pruned_entries.clone(),
+        );
+        registry.register(
+            "hn_pruned_bytes",
+            "Bytes pruned from the journals of followed logs",
+            inner.pruned_bytes.clone(),
         );
         registry.register(
             "hn_actor_restarts",
@@ -154,6 +175,13 @@ impl Metrics {
     /// A pull from a peer failed.
     pub fn sync_failed(&self) {
         self.inner.sync_failure.inc();
+    }
+
+    /// A followed log lost `entries` entries of its beginning, and its journal `bytes` bytes.
+    pub fn pruned(&self, entries: u64, bytes: u64) {
+        self.inner.prunes.inc();
+        self.inner.pruned_entries.inc_by(entries);
+        self.inner.pruned_bytes.inc_by(bytes);
     }
 
     /// The actor `name` was restarted.
@@ -263,10 +291,14 @@ mod tests {
         metrics.artifacts_mirrored(1, 2048);
         metrics.streams_open(3);
         metrics.peers_watched(2);
+        metrics.pruned(5, 4096);
         let text = metrics.encode();
         for line in [
             "hn_federation_sync_success_total 1",
             "hn_federation_sync_failure_total 1",
+            "hn_federation_prune_total 1",
+            "hn_pruned_entries_total 5",
+            "hn_pruned_bytes_total 4096",
             "hn_actor_restarts_total{actor=\"store\"} 0",
             "hn_actor_restarts_total{actor=\"gateway\"} 1",
             "hn_http_requests_total{class=\"2xx\"} 2",

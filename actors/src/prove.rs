@@ -142,6 +142,29 @@ impl Prover {
     }
 }
 
+/// The frontier at `size`, where a kept slice ends, from nodes that fold to what its publisher signed; they are made again
+/// where they do not. Reads the disk. Errors: journal and index contradict each other, or cannot be read.
+pub fn frontier(
+    home: &Home,
+    catalog: &Catalog,
+    view: &LogView,
+    size: u64,
+) -> Result<Frontier, ProveError> {
+    let file = TreeFile::of(home, &view.state.publisher, view.state.epoch);
+    let (_, slice) = catalog.slice_with(view, size.saturating_sub(1))?;
+    let read = || {
+        let frontier = file.open().and_then(|nodes| frontier_at(&nodes, size));
+        frontier
+            .ok()
+            .filter(|frontier| frontier.root() == slice.log_root)
+    };
+    if let Some(frontier) = read() {
+        return Ok(frontier);
+    }
+    extend(catalog, view, &file, beginning(catalog, view)?, true)?;
+    read().ok_or(ProveError::Broken)
+}
+
 /// Everything of a proof but its hashes.
 fn claim(
     catalog: &Catalog,

@@ -119,6 +119,12 @@ pub struct FederationSettings {
     pub max_held_bytes: u64,
     /// Pulls that run at the same time. Default 8.
     pub concurrency: u32,
+    /// Entries kept of each followed log, at least; earlier ones are pruned. 0 keeps all. Default 0.
+    pub prune_entries: u64,
+    /// Bytes kept of each followed log's journal, at most. 0 keeps all. Default 0.
+    pub prune_bytes: u64,
+    /// Seconds for which entries of followed logs are kept. 0 keeps them for ever. Default 0.
+    pub prune_age_s: u64,
 }
 
 /// `[gateway]`: bounds of the TCP gateway.
@@ -182,6 +188,9 @@ impl Default for FederationSettings {
             max_held_logs: 256,
             max_held_bytes: 1 << 30,
             concurrency: 8,
+            prune_entries: 0,
+            prune_bytes: 0,
+            prune_age_s: 0,
         }
     }
 }
@@ -265,6 +274,7 @@ impl Settings {
         [
             ("listen", self.listen != other.listen),
             ("public_url", self.public_url != other.public_url),
+            ("federation.prune_*", self.prunes() != other.prunes()),
             ("gateway", self.gateway != other.gateway),
             ("metrics", self.metrics != other.metrics),
             (
@@ -277,6 +287,17 @@ impl Settings {
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
         .collect()
+    }
+}
+
+impl Settings {
+    fn prunes(&self) -> [u64; 3] {
+        let federation = &self.federation;
+        [
+            federation.prune_entries,
+            federation.prune_bytes,
+            federation.prune_age_s,
+        ]
     }
 }
 

@@ -45,6 +45,16 @@ impl TreeFile {
         File::open(&self.0).map(Nodes)
     }
 
+    /// Removes the file of a log that is not held any more. One that stays costs space alone.
+    pub fn remove(&self) {
+        match std::fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %self.0.display(), %error, "the nodes of a log were not removed");
+            }
+            _ => {}
+        }
+    }
+
     fn open_for_writing(&self) -> io::Result<File> {
         if let Some(folder) = self.0.parent() {
             vault::create_dirs(folder)?;

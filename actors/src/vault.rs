@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 pub use artifacts::{ArtifactStore, Purpose, Staged, Staging};
 pub use journal::{
-    FileCache, FileId, Journal, JournalFile, JournalReader, MAX_FILE, MAX_LINE, Span,
+    FileCache, FileId, Journal, JournalFile, JournalReader, MAX_FILE, MAX_LINE, Replace, Replaced,
+    Span,
 };
 pub use scan::{Scan, Scanned};
 

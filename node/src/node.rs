@@ -19,7 +19,7 @@ use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
 use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
 use hn_actors::keyring::{Keyring, KeyringError, Passphrase};
-use hn_actors::logs::Shelf;
+use hn_actors::logs::{PrunePolicy, Shelf};
 use hn_actors::metrics::Metrics;
 use hn_actors::pull::{PullLimits, Puller};
 use hn_actors::roster::RosterFile;
@@ -264,6 +264,7 @@ impl Node {
                 presence_ttl: Duration::from_secs(settings.presence.ttl_s),
                 clock,
                 metrics: metrics.clone(),
+                prune: prune_policy(&settings),
             };
             let shelf = Shelf {
                 home: home.clone(),
@@ -499,6 +500,14 @@ fn schedule(settings: &Settings) -> Schedule {
     Schedule {
         interval: Duration::from_secs(settings.federation.interval_s),
         concurrency: settings.federation.concurrency as usize,
+    }
+}
+
+fn prune_policy(settings: &Settings) -> PrunePolicy {
+    PrunePolicy {
+        entries: settings.federation.prune_entries,
+        bytes: settings.federation.prune_bytes,
+        age: Duration::from_secs(settings.federation.prune_age_s),
     }
 }
 

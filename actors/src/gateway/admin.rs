@@ -15,7 +15,7 @@ use url::Url;
 use super::problem::Problem;
 use super::{GatewayState, artifact, other_methods, parse_did, publish, read, status};
 use crate::artifact_mirror::FetchArtifact;
-use crate::catalog::ReadError;
+use crate::catalog::{LogView, ReadError};
 use crate::failpoint;
 use crate::federation_sync::{ListPeers, PeerView, PutPeer, Refresh, ReloadRoster, RemovePeer};
 use crate::fetch::Trust;
@@ -295,9 +295,11 @@ async fn entries(
         .ok_or(ReadError::UnknownPublisher(publisher))?;
     let catalog = state.catalog.clone();
     let (log_size, log_root) = (view.state.size(), view.state.root());
-    let listed = super::blocking(move || {
+    let cursor = cursor.max(view.state.base);
+    let reader = state.catalog.clone();
+    let read = move |view: &LogView| -> Result<Vec<Value>, Problem> {
         let mut listed: Vec<Value> = Vec::new();
-        for slice in catalog.slices(&view, cursor) {
+        for slice in catalog.slices(view, cursor) {
             let slice = slice?;
             let document = canonical::parse(&view.reader.read(slice.span)?)?;
             let entries = document
@@ -317,8 +319,8 @@ async fn entries(
             }
         }
         Ok(listed)
-    })
-    .await?;
+    };
+    let listed = super::blocking(move || reader.fresh(view, read)).await?;
     let next = cursor.saturating_add(listed.len() as u64);
     Ok(HttpResponse::Ok().json(json!({
         "publisher": publisher,

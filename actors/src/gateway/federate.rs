@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::problem::Problem;
 use super::{GatewayState, is_unmodified, parse_did};
-use crate::catalog::ReadError;
+use crate::catalog::{LogView, ReadError};
 
 /// Slices of a page when the caller does not say (design 4).
 const DEFAULT_LIMIT: usize = 16;
@@ -65,6 +65,7 @@ impl IndexQuery {
     (status = 200, description = "NDJSON; a Link with rel=next unless it reaches the head", content_type = "application/x-ndjson"),
     (status = 304, description = "Unchanged since If-None-Match"),
     (status = 400, description = "A bad cursor, limit, epoch or DID"), (status = 404, description = "No such log is held"),
+    (status = 410, description = "The cursor was pruned; first_cursor names the first that is served"),
     (status = 503, description = "Too many pages are being read")))]
 pub async fn index(
     request: HttpRequest,
@@ -83,7 +84,9 @@ pub async fn index(
         Some(page) => page,
         None => {
             let catalog = state.catalog.clone();
-            super::blocking(move || Ok(catalog.page(&view, query.cursor, query.limit)?)).await?
+            let read = move |view: &LogView| catalog.page(view, query.cursor, query.limit);
+            let catalog = state.catalog.clone();
+            super::blocking(move || Ok(catalog.fresh(view, read)?)).await?
         }
     };
     let etag = format!("\"{}\"", page.etag);

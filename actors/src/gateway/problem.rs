@@ -248,6 +248,9 @@ impl From<ReadError> for Problem {
         match error {
             ReadError::UnknownPublisher(_) => Self::new("unknown_publisher", error.to_string()),
             ReadError::UnknownEpoch(_) => Self::new("unknown_epoch", error.to_string()),
+            ReadError::Pruned { first_cursor } => {
+                Self::new("pruned", error.to_string()).first_cursor(first_cursor)
+            }
             ReadError::Io(_) => Self::internal(&error),
         }
     }

@@ -6,7 +6,7 @@ use hn_protocol::document::parse_cursor;
 
 use super::problem::Problem;
 use super::{GatewayState, parse_did};
-use crate::catalog::ReadError;
+use crate::catalog::{LogView, ReadError};
 use crate::prove::ProveError;
 
 /// The proof that an entry stands in its publisher's log, against the presence that binds the log.
@@ -44,11 +44,12 @@ pub async fn get(
             ),
             None => None,
         };
-        let view = earlier.as_ref().unwrap_or(&view);
-        Ok(state
-            .admission
-            .prover
-            .prove(&state.home, catalog, view, seq)?)
+        let prover = &state.admission.prover;
+        let prove = |view: &LogView| prover.prove(&state.home, catalog, view, seq);
+        Ok(match &earlier {
+            Some(earlier) => prove(earlier)?,
+            None => catalog.fresh(view, prove)?,
+        })
     })
     .await?;
     Ok(HttpResponse::Ok()

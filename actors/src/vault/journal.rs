@@ -8,6 +8,8 @@
 //!
 //! One append is one write and one fsync, however many lines it has. Readers see a line when it is durable, not before.
 
+mod replace;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -20,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
+pub use self::replace::{Replace, Replaced};
 use super::scan::Scan;
 use super::{FILE_MODE, SpaceGuard, create_dirs, sync_dir, write_durable};
 use crate::failpoint;
@@ -269,6 +272,7 @@ pub struct Journal {
     space: SpaceGuard,
     /// An append began and did not end: the current file may be longer than `files` says, or a new one may stand there.
     unsure: bool,
+    mended: bool,
 }
 
 impl Deref for Journal {
@@ -284,6 +288,7 @@ impl Journal {
     /// Errors: IO; two files of one number.
     pub fn open(folder: &Path, cache: &FileCache, space: SpaceGuard) -> io::Result<Self> {
         create_dirs(folder)?;
+        let mended = replace::recover(folder)?;
         let mut files = Vec::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -320,7 +325,14 @@ impl Journal {
             },
             space,
             unsure: false,
+            mended,
         })
+    }
+
+    /// Whether opening it finished a pruning or compaction that a crash had interrupted.
+    #[must_use]
+    pub const fn was_mended(&self) -> bool {
+        self.mended
     }
 
     /// A reading side for other threads.
