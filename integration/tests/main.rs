@@ -11,6 +11,7 @@
 //! | `gateway` | the HTTP contract of `spec/http.md` |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
+//! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
 //! | `home` | one home: one node, its version, its disk, its configuration |
 //! | `independent` | documents verify with tools that are not ours |
@@ -28,6 +29,7 @@ mod gateway;
 mod home;
 mod independent;
 mod proof;
+mod prune;
 mod recovery;
 mod refusal;
 mod slow;
