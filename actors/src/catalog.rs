@@ -227,6 +227,11 @@ impl Catalog {
         }
     }
 
+    /// What is said of the logs changed, and none of them did: one is called forked, or not any more.
+    pub fn changed(&self) {
+        self.inner.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// Shows nothing of `publisher` any more.
     pub fn withdraw(&self, publisher: &Did) {
         let mut logs = self
@@ -478,6 +483,15 @@ impl Catalog {
             reader: view.reader.clone(),
             version: u64::MAX - epoch,
         }))
+    }
+
+    /// The line of the slice that holds the entry `seq`; `None` where none does. Errors: the disk.
+    pub fn slice_of(&self, view: &LogView, seq: u64) -> Result<Option<Bytes>, ReadError> {
+        let (publisher, epoch) = (&view.state.publisher, view.state.epoch);
+        let Some((_, slice)) = slice_holding(&self.inner.store, publisher, epoch, seq)? else {
+            return Ok(None);
+        };
+        Ok(Some(view.reader.read(slice.span)?.into()))
     }
 
     /// The line of a presence of this log; `None` when it is not held. Errors: the disk.

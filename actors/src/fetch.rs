@@ -6,13 +6,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use hn_protocol::document::parse_cursor;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, LINK,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderName, IF_NONE_MATCH, LINK, RANGE,
 };
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::Value;
 use url::Url;
 
+/// What a node that recovers its own log says with its answers (`spec/http.md`).
+pub const LOG_STATE: HeaderName = HeaderName::from_static("hn-log-state");
 /// A connection that is not there within this is not there: nodes answer a SYN or they are off.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Idle connections kept to one host: a pull uses one, a mirror a few.
@@ -64,6 +69,12 @@ pub enum FetchError {
         /// `: ` and what the problem document says, or nothing.
         detail: String,
     },
+    /// 410: what is asked for was pruned there.
+    #[error("pruned there: the first cursor is {first_cursor}")]
+    Pruned {
+        /// From where on it can be had.
+        first_cursor: u64,
+    },
     /// A URL that may not be asked.
     #[error("the URL is refused: {0}")]
     Url(String),
@@ -80,6 +91,7 @@ impl FetchError {
             Self::TooLarge(_) => "answer_too_large",
             Self::Encoding(_) => "unexpected_encoding",
             Self::Status { .. } => "http_error",
+            Self::Pruned { .. } => "pruned",
             Self::Url(_) => "url_refused",
         }
     }
@@ -96,6 +108,8 @@ pub struct Answer {
     pub next: Option<String>,
     /// The strong entity tag.
     pub etag: Option<String>,
+    /// Whether the publisher's node says that it is recovering its own log (`HN-Log-State`).
+    pub recovering: bool,
 }
 
 /// The client side of HTTP, shared by all actors.
@@ -152,6 +166,11 @@ impl Fetch {
                 .get(ETAG)
                 .and_then(|v| v.to_str().ok())
                 .map(str::to_owned),
+            recovering: body
+                .response
+                .headers()
+                .get(LOG_STATE)
+                .is_some_and(|state| state.as_bytes() == b"recovering"),
             body: bytes.freeze(),
         })
     }
@@ -163,13 +182,40 @@ impl Fetch {
         trust: Trust,
         etag: Option<&str>,
     ) -> Result<Body, FetchError> {
+        let condition = etag.map(|etag| (IF_NONE_MATCH, etag.to_owned()));
+        self.ask(Method::GET, url, trust, condition).await
+    }
+
+    /// Starts a GET of what follows the first `from` bytes; the answer may be 206, or 200 with everything. Errors:
+    /// everything else; 416 is [`FetchError::Status`].
+    pub async fn open_from(&self, url: &Url, trust: Trust, from: u64) -> Result<Body, FetchError> {
+        let range = (from > 0).then(|| (RANGE, format!("bytes={from}-")));
+        self.ask(Method::GET, url, trust, range).await
+    }
+
+    /// Asks with HEAD: the length that a GET would give, where the answer says it. Errors: everything but 200.
+    pub async fn head(&self, url: &Url, trust: Trust) -> Result<Option<u64>, FetchError> {
+        let answer = self.ask(Method::HEAD, url, trust, None).await?;
+        // What the client knows of the body's length is that there is none.
+        let length = answer.response.headers().get(CONTENT_LENGTH);
+        Ok(length.and_then(|length| length.to_str().ok()?.parse().ok()))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        trust: Trust,
+        header: Option<(HeaderName, String)>,
+    ) -> Result<Body, FetchError> {
         self.check(url, trust)?;
+        let is_range = header.as_ref().is_some_and(|(name, _)| *name == RANGE);
         let mut request = self
             .client(trust)?
-            .get(url.clone())
+            .request(method, url.clone())
             .header(ACCEPT_ENCODING, "identity");
-        if let Some(etag) = etag {
-            request = request.header(IF_NONE_MATCH, etag);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let started = Instant::now();
         let patience = self.inner.patience;
@@ -195,10 +241,21 @@ impl Fetch {
         }
         match status {
             StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(body),
-            _ => Err(FetchError::Status {
-                status: status.as_u16(),
-                detail: body.problem().await,
-            }),
+            StatusCode::PARTIAL_CONTENT if is_range => Ok(body),
+            _ => {
+                let problem = body.problem().await;
+                let first = problem.get("first_cursor").and_then(|v| v.as_str());
+                if let Some(first_cursor) = first
+                    .and_then(parse_cursor)
+                    .filter(|_| status == StatusCode::GONE)
+                {
+                    return Err(FetchError::Pruned { first_cursor });
+                }
+                Err(FetchError::Status {
+                    status: status.as_u16(),
+                    detail: said(&problem),
+                })
+            }
         }
     }
 
@@ -279,6 +336,40 @@ impl Body {
         self.response.content_length()
     }
 
+    /// Of a 206: the first byte that comes, the last one, and the length of the whole, as `Content-Range` says.
+    #[must_use]
+    pub fn range(&self) -> Option<(u64, u64, u64)> {
+        let range = self.response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+        let (span, length) = range.strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = span.split_once('-')?;
+        Some((
+            first.parse().ok()?,
+            last.parse().ok()?,
+            length.parse().ok()?,
+        ))
+    }
+
+    /// Whether it is only what was asked for of the whole (206).
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.response.status() == StatusCode::PARTIAL_CONTENT
+    }
+
+    /// The media type, without parameters.
+    #[must_use]
+    pub fn media_type(&self) -> &str {
+        let value = self.response.headers().get(CONTENT_TYPE);
+        let value = value.and_then(|value| value.to_str().ok());
+        let media = value.and_then(|value| value.split(';').next());
+        media.unwrap_or_default().trim()
+    }
+
+    /// The query of the `rel="next"` link, when there is one.
+    #[must_use]
+    pub fn next(&self) -> Option<String> {
+        next_query(self.response.headers())
+    }
+
     /// The next bytes; `None` at the end. Errors: broken, or slower than [`SLOWEST`] beyond the patience.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
         let allowed = self.patience + Duration::from_secs(self.received / SLOWEST);
@@ -300,17 +391,8 @@ impl Body {
             .map_err(|e| connect_error(&e))
     }
 
-    /// The media type, without parameters.
-    #[must_use]
-    pub fn media_type(&self) -> &str {
-        let value = self.response.headers().get(CONTENT_TYPE);
-        let value = value.and_then(|value| value.to_str().ok());
-        let media = value.and_then(|value| value.split(';').next());
-        media.unwrap_or_default().trim()
-    }
-
-    /// What a problem document says, shortened; a peer's text is never more than a hint.
-    async fn problem(&mut self) -> String {
+    /// A problem document, or null; a peer's text is never more than a hint.
+    async fn problem(&mut self) -> Value {
         let mut bytes = Vec::new();
         while let Ok(Some(chunk)) = self.chunk().await {
             if bytes.len() + chunk.len() > MAX_PROBLEM {
@@ -318,19 +400,23 @@ impl Body {
             }
             bytes.extend_from_slice(&chunk);
         }
-        let problem = hn_protocol::canonical::parse(&bytes).unwrap_or_default();
-        let text = problem
-            .get("detail")
-            .or_else(|| problem.get("title"))
-            .and_then(|v| v.as_str());
-        let plain = |t: &str| {
-            t.chars()
-                .filter(|c| !c.is_control())
-                .take(200)
-                .collect::<String>()
-        };
-        text.map(|t| format!(": {}", plain(t))).unwrap_or_default()
+        hn_protocol::canonical::parse(&bytes).unwrap_or_default()
     }
+}
+
+/// What a problem document says, shortened.
+fn said(problem: &Value) -> String {
+    let text = problem
+        .get("detail")
+        .or_else(|| problem.get("title"))
+        .and_then(|v| v.as_str());
+    let plain = |t: &str| {
+        t.chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect::<String>()
+    };
+    text.map(|t| format!(": {}", plain(t))).unwrap_or_default()
 }
 
 fn connect_error(error: &reqwest::Error) -> FetchError {

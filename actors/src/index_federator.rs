@@ -4,6 +4,7 @@
 //! that order. Readers never come here: they read the [`Catalog`](crate::catalog::Catalog). It has a thread of
 //! its own, because an fsync blocks.
 
+mod accept;
 mod messages;
 mod prune;
 
@@ -21,6 +22,7 @@ use hn_protocol::time::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+pub use accept::{AcceptError, AcceptHead, HeadAccepted};
 pub use messages::{
     Announce, AppendPage, Appended, FederateError, GetOwnLog, OwnLog, PublishEntries, Published,
     PublishedEntry, Reindex, Reindexed,
@@ -28,6 +30,7 @@ pub use messages::{
 
 use crate::clock::Clock;
 use crate::failpoint;
+use crate::forks::Forks;
 use crate::logs::{Log, LogError, PathRecord, Place, PrunePolicy, Replayed, Shelf};
 use crate::metrics::Metrics;
 use crate::vault;
@@ -60,6 +63,8 @@ pub struct FederatorOptions {
     pub metrics: Metrics,
     /// How much is kept of followed logs.
     pub prune: PrunePolicy,
+    /// Whose logs stand still, and what an operator accepted.
+    pub forks: Forks,
 }
 
 struct Waiting {
@@ -120,6 +125,10 @@ impl IndexFederator {
                 Ok((log, replayed)) => {
                     add(&mut found, replayed);
                     self.held.insert(publisher, log);
+                    // A crash between an operator's decision and what follows from it.
+                    if let Err(error) = self.set_aside_if_refused(publisher, false) {
+                        error!(log = %publisher, %error, "a log that was not accepted was not set aside");
+                    }
                 }
                 Err(error) => self.cannot_open(publisher, &error),
             }
@@ -405,7 +414,10 @@ impl IndexFederator {
             return Err(FederateError::Failed(reason));
         }
         prune::rebase(log.state(), &mut message);
-        if *log.state() != message.base {
+        let base = &message.base;
+        // Another epoch begins on top of nothing, wherever the one before ends.
+        let begins = base.epoch > log.state().epoch && log.state().next_epoch(base.epoch) == *base;
+        if log.state() != base && !begins {
             return Ok(Appended::Overtaken);
         }
         let (page, now) = (message.page, self.options.clock.now());

@@ -24,6 +24,7 @@ pub mod clock;
 pub mod failpoint;
 pub mod federation_sync;
 pub mod fetch;
+pub mod forks;
 pub mod gateway;
 pub mod home;
 pub mod index_federator;

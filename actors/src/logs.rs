@@ -24,7 +24,7 @@ use crate::failpoint;
 use crate::home::Home;
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::tree::TreeWriter;
-use crate::vault::{FileCache, FileId, Journal, MAX_LINE, Scanned, SpaceGuard, Span};
+use crate::vault::{self, FileCache, FileId, Journal, MAX_LINE, Scanned, SpaceGuard, Span};
 
 /// Lines that are verified before the Store hears of them, when a journal is read back.
 const REPLAY_BATCH: usize = 256;
@@ -279,6 +279,19 @@ impl Shelf {
         }
         self.store.apply(batch)?;
         Ok(())
+    }
+
+    /// Takes the journal of a followed log out of use: its files stay under other names. Errors: disk, index.
+    pub fn set_aside(&self, publisher: &Did, now: Timestamp) -> Result<(), LogError> {
+        self.catalog.withdraw(publisher);
+        let folder = self.folder(publisher, &Place::Cached);
+        let journal = Journal::open(&folder, &self.files, self.space.clone())?;
+        for file in journal.files() {
+            let aside = format!("{}.forked-{}", file.name, now.0);
+            std::fs::rename(folder.join(&file.name), folder.join(aside))?;
+        }
+        vault::sync_dir(&folder)?;
+        self.forget(publisher)
     }
 
     fn folder(&self, publisher: &Did, place: &Place) -> PathBuf {

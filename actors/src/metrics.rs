@@ -41,6 +41,8 @@ struct Inner {
     prunes: Counter,
     pruned_entries: Counter,
     pruned_bytes: Counter,
+    forks: Counter,
+    forked_logs: Gauge,
     actor_restarts: Family<ActorLabel, Counter>,
     http_requests: [Counter<u64, AtomicU64>; 5],
     log_entries: Gauge<i64, AtomicI64>,
@@ -78,6 +80,8 @@ impl Metrics {
             prunes: Counter::default(),
             pruned_entries: Counter::default(),
             pruned_bytes: Counter::default(),
+            forks: Counter::default(),
+            forked_logs: Gauge::default(),
             actor_restarts: Family::default(),
             http_requests: CLASSES.map(|class| http.get_or_create(&ClassLabel { class }).clone()),
             log_entries: Gauge::default(),
@@ -115,6 +119,16 @@ impl Metrics {
             "hn_pruned_bytes",
             "Bytes pruned from the journals of followed logs",
             inner.pruned_bytes.clone(),
+        );
+        registry.register(
+            "hn_federation_fork",
+            "Forks seen: publishers that signed two logs",
+            inner.forks.clone(),
+        );
+        registry.register(
+            "hn_forked_logs",
+            "Logs that stand still because their publisher signed two",
+            inner.forked_logs.clone(),
         );
         registry.register(
             "hn_actor_restarts",
@@ -165,6 +179,18 @@ impl Metrics {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// A publisher was seen to have signed two logs.
+    pub fn fork_seen(&self) {
+        self.inner.forks.inc();
+    }
+
+    /// How many logs stand still because of it.
+    pub fn forked_logs(&self, count: usize) {
+        self.inner
+            .forked_logs
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A pull from a peer ended with everything verified and durable.

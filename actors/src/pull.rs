@@ -4,7 +4,10 @@
 //! the federator, which makes them durable. Nothing is believed on the way. While a page is judged the next
 //! one is already under way.
 
+mod fork;
 mod held;
+mod pipeline;
+mod report;
 
 use std::time::Instant;
 
@@ -17,21 +20,24 @@ use hn_protocol::federation::{Outcome, PeerState, Reason};
 use hn_protocol::log::{LogState, PageContext, PageError, Source, VerifiedPage};
 use hn_protocol::sign::Signed;
 use reqwest::StatusCode;
-use serde::Serialize;
-use tokio::task::JoinHandle;
 use url::Url;
 
 use self::held::Budget;
 pub use self::held::{HeldList, HeldLog, HeldLogHead, HeldLogs};
-use crate::artifact_mirror::MirrorReport;
+use self::pipeline::{Ahead, Pipeline};
+pub use self::report::PeerReport;
+use self::report::PullError;
 use crate::catalog::{Catalog, RecentHistory, with_newline};
 use crate::clock::Clock;
 use crate::fetch::{Answer, Fetch, FetchError, Trust};
+use crate::forks::Forks;
 use crate::index_federator::{AppendPage, Appended, FederateError};
-use crate::roster::{RosterPeer, Scope, is_base_url};
+use crate::roster::{RosterPeer, is_base_url};
 
 /// How often a page is judged again because another pull was faster.
 const MAX_OVERTAKEN: usize = 16;
+/// Epochs that are begun in one pull: an operator resets a log once, not twice in a minute.
+const MAX_EPOCHS: usize = 4;
 
 /// How a pull is bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,152 +50,32 @@ pub struct PullLimits {
     pub max_held_bytes: u64,
 }
 
-/// How a pull from a peer ended: an element of `peers` in the JSON of `hn mcp federate refresh`.
-#[derive(Debug, Clone, Serialize)]
-pub struct PeerReport {
-    /// The peer.
-    pub did: Did,
-    /// `updated`, `up-to-date` or `failed`.
-    pub status: &'static str,
-    /// The peer's state after the pull.
-    pub state: &'static str,
-    /// New entries, the held logs' included.
-    pub entries: u64,
-    /// New slices.
-    pub slices: u64,
-    /// Entries of the peer's own log as held.
-    pub log_size: u64,
-    /// Root of the peer's own log as held.
-    pub log_root: Digest,
-    /// Why it failed; null when it did not.
-    pub error: Option<Reason>,
-    /// The logs followed through this peer.
-    pub held: Vec<HeldLog>,
-    /// Logs that the peer holds and that the caps left out.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub left_out: Vec<Did>,
-    /// What was mirrored, when asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mirrored: Option<MirrorReport>,
-    /// How the core is told.
-    #[serde(skip)]
-    pub outcome: Outcome,
-    /// Through which base URL.
-    #[serde(skip)]
-    pub base: Option<Url>,
-    /// What the peer listed, for the next pull.
-    #[serde(skip)]
-    pub list: Option<HeldList>,
-}
-
-/// Why a log could not be pulled.
-#[derive(Debug, thiserror::Error)]
-enum PullError {
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error(transparent)]
-    Page(#[from] PageError),
-    #[error("the answer is not what the route gives: {0}")]
-    Answer(String),
-    #[error("{0}")]
-    Local(FederateError),
-}
-
-impl PullError {
-    fn outcome(&self) -> Outcome {
-        let reason = self.reason();
-        match self {
-            // An answer that breaks the protocol is a failed validation; none at all is absence.
-            Self::Fetch(FetchError::TooLarge(_) | FetchError::Encoding(_))
-            | Self::Page(_)
-            | Self::Answer(_) => Outcome::Refused(reason),
-            Self::Fetch(_) => Outcome::Unreachable(reason),
-            Self::Local(_) => Outcome::Local(reason),
-        }
-    }
-
-    fn reason(&self) -> Reason {
-        let code = match self {
-            Self::Fetch(e) => e.code(),
-            Self::Page(e) => e.code(),
-            Self::Answer(_) => "bad_answer",
-            Self::Local(FederateError::Full(_)) => "storage_full",
-            Self::Local(_) => "local_failure",
-        };
-        Reason {
-            code: code.to_owned(),
-            detail: self.to_string(),
-        }
-    }
-}
-
-/// The page that is being made durable, and what was made durable before it.
-#[derive(Default)]
-struct Pipeline {
-    pending: Option<Pending>,
-    entries: u64,
-    slices: u64,
-}
-
-struct Pending {
-    append: JoinHandle<Result<Appended, PullError>>,
-    entries: u64,
-    slices: u64,
-}
-
-impl Pipeline {
-    fn start(&mut self, puller: &Puller, base: LogState, page: VerifiedPage, context: PageContext) {
-        let (slices, entries) = (page.slices() as u64, page.state.size() - base.size());
-        let puller = puller.clone();
-        let append = async move { puller.hand_over(base, page, context).await };
-        self.pending = Some(Pending {
-            append: tokio::task::spawn_local(append),
-            entries,
-            slices,
-        });
-    }
-
-    /// Waits for the page that is under way.
-    async fn drain(&mut self) -> Result<Appended, PullError> {
-        let Some(pending) = self.pending.take() else {
-            return Ok(Appended::Taken);
-        };
-        let appended = pending
-            .append
-            .await
-            .map_err(|error| PullError::Local(FederateError::Failed(error.to_string())))??;
-        if appended == Appended::Taken {
-            self.entries += pending.entries;
-            self.slices += pending.slices;
-        }
-        Ok(appended)
-    }
-}
-
-/// The next page, on its way. Nobody who has given up on a log goes on downloading it.
-struct Ahead {
-    cursor: u64,
-    fetching: JoinHandle<Result<Answer, FetchError>>,
-}
-
-impl Ahead {
-    async fn answer(mut self) -> Result<Answer, FetchError> {
-        (&mut self.fetching)
-            .await
-            .map_err(|_| FetchError::Connect("the request was given up".into()))?
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.fetching.abort();
-    }
-}
-
 #[derive(Default)]
 struct Pulled {
     entries: u64,
     slices: u64,
+    /// The publisher has begun this epoch, and another was held before.
+    reset: Option<u64>,
+    /// The publisher's node says that it is recovering its own log.
+    recovering: bool,
+}
+
+impl Pulled {
+    /// How the publisher stands whose log this was.
+    fn outcome(&self) -> Outcome {
+        if let Some(epoch) = self.reset {
+            return Outcome::Reset(Reason {
+                code: "reset".to_owned(),
+                detail: format!(
+                    "the publisher has begun epoch {epoch}; the one before is kept as history"
+                ),
+            });
+        }
+        if self.recovering {
+            return PullError::Recovering(None).outcome();
+        }
+        Outcome::Verified
+    }
 }
 
 /// Performs pulls. Cloned for each.
@@ -199,6 +85,8 @@ pub struct Puller {
     pub fetch: Fetch,
     /// What is held.
     pub catalog: Catalog,
+    /// Whose logs stand still.
+    pub forks: Forks,
     /// Where verified pages go.
     pub append: Recipient<AppendPage>,
     /// Time.
@@ -231,6 +119,7 @@ impl Puller {
             mirrored: None,
             outcome: Outcome::Verified,
             base: None,
+            own_head: None,
             list,
         };
         if let Err(error) = self.pull_into(&peer, &listed, &mut report).await {
@@ -241,10 +130,17 @@ impl Puller {
             report.log_root = view.state.root();
         }
         report.error = report.outcome.reason().cloned();
-        report.status = match (&report.error, report.slices) {
-            (Some(_), _) => "failed",
-            (None, 0) => "up-to-date",
-            (None, _) => "updated",
+        let failed = match report.outcome {
+            Outcome::Verified | Outcome::Reset(_) | Outcome::Recovering(_) => false,
+            Outcome::Unreachable(_)
+            | Outcome::Refused(_)
+            | Outcome::Forked(_)
+            | Outcome::Local(_) => true,
+        };
+        report.status = match (failed, report.slices) {
+            (true, _) => "failed",
+            (false, 0) => "up-to-date",
+            (false, _) => "updated",
         };
         tracing::debug!(peer = %peer.did, status = report.status, ms = started.elapsed().as_millis() as u64, "pull ended");
         report
@@ -261,21 +157,24 @@ impl Puller {
         if let Some(url) = &peer.presence {
             self.check_presence(url, &peer.did).await?;
         }
-        let pulled = self
-            .pull_log(
-                &base,
-                trust,
-                peer.did,
-                Source::Publisher,
-                &mut Budget::unlimited(),
-            )
-            .await?;
-        report.entries += pulled.entries;
-        report.slices += pulled.slices;
-        if peer.scope == Scope::Held {
-            self.pull_held(&base, trust, peer, listed, report).await?;
+        let budget = &mut Budget::unlimited();
+        let own = self.pull_log(&base, trust, peer.did, Source::Publisher, budget);
+        let own = match own.await {
+            Ok(pulled) => {
+                report.entries += pulled.entries;
+                report.slices += pulled.slices;
+                pulled.outcome()
+            }
+            // What is wrong with its own log disturbs no log that it holds for others.
+            Err(error) if error.is_of_the_log() => error.outcome(),
+            Err(error) => return Err(error),
+        };
+        let held = self.pull_held(&base, trust, peer, listed, report).await;
+        if own != Outcome::Verified {
+            report.outcome = own;
+            return Ok(());
         }
-        Ok(())
+        held
     }
 
     /// The operator's URL is the only route to a peer; without one, what the peer's held presence says.
@@ -326,6 +225,9 @@ impl Puller {
         source: Source,
         budget: &mut Budget,
     ) -> Result<Pulled, PullError> {
+        if let Some(fork) = self.forks.of(&publisher) {
+            return Err(PullError::Forked(fork.reason()));
+        }
         let mut pulled = Pulled::default();
         for _ in 0..MAX_OVERTAKEN {
             let mut pipeline = Pipeline::default();
@@ -336,6 +238,15 @@ impl Puller {
             let last = pipeline.drain().await;
             pulled.entries += pipeline.entries;
             pulled.slices += pipeline.slices;
+            pulled.reset = pulled.reset.or(pipeline.reset);
+            pulled.recovering |= pipeline.recovering;
+            let outcome = match outcome {
+                // Our own log is recovery's concern.
+                Err(PullError::Page(error)) if publisher != self.catalog.own() => {
+                    Err(self.contradiction(base, trust, publisher, error).await)
+                }
+                outcome => outcome,
+            };
             if outcome? == Appended::Taken && last? == Appended::Taken {
                 return Ok(pulled);
             }
@@ -360,23 +271,28 @@ impl Puller {
         let mut state =
             view.map_or_else(|| LogState::empty(publisher, 0), |view| view.state.clone());
         let mut history = RecentHistory::new(self.catalog.history(publisher, state.epoch));
+        let accepted = self.forks.accepted(&publisher);
+        let (mut from, mut epochs) = (state.size(), 0);
         let most = self.limits.page_slices.clamp(1, 64) as usize;
         let mut ahead: Option<Ahead> = None;
         loop {
-            let cursor = state.size();
+            let cursor = from;
             let answer = match ahead.take() {
                 Some(ahead) if ahead.cursor == cursor => ahead.answer().await?,
                 _ => {
                     let slices = budget.slices(most, 0).max(1);
-                    self.page(
-                        base,
-                        trust,
-                        publisher,
-                        cursor,
-                        slices,
-                        etag.take().as_deref(),
-                    )
-                    .await?
+                    let etag = etag.take();
+                    let page = self.page(base, trust, publisher, cursor, slices, etag.as_deref());
+                    match page.await {
+                        // Where nothing is held, a log may begin where its holder has pruned it.
+                        Err(FetchError::Pruned { first_cursor })
+                            if state.size() == 0 && first_cursor > cursor =>
+                        {
+                            from = first_cursor;
+                            continue;
+                        }
+                        page => page?,
+                    }
                 }
             };
             let context = PageContext {
@@ -384,9 +300,16 @@ impl Puller {
                 source,
                 reaches_head: answer.next.is_none(),
             };
+            let recovering = answer.recovering && source == Source::Publisher;
+            pipeline.recovering |= recovering;
             if answer.status == StatusCode::NOT_MODIFIED {
-                self.unchanged(&state, context).await?;
-                return Ok(Appended::Taken);
+                return match self.unchanged(&state, context).await {
+                    // It cannot sign another one yet.
+                    Err(PullError::Page(error @ PageError::Expired(_))) if recovering => {
+                        Err(PullError::Recovering(Some(error)))
+                    }
+                    unchanged => unchanged.map(|()| Appended::Taken),
+                };
             }
             let next = answer.next.as_deref().and_then(next_cursor);
             let slices = budget.slices(most, answer.body.len());
@@ -399,9 +322,34 @@ impl Puller {
                     fetching: tokio::task::spawn_local(fetching),
                 });
             }
-            let (page, recent) = self
-                .judge(state.clone(), answer.body, context, history)
-                .await?;
+            let judged = self.judge(state.clone(), answer.body, context, history);
+            let (page, recent) = match judged.await {
+                Err(PullError::Page(PageError::NewEpoch(epoch))) if epochs < MAX_EPOCHS => {
+                    if pipeline.drain().await? == Appended::Overtaken {
+                        return Ok(Appended::Overtaken);
+                    }
+                    // Its beginning is elsewhere; what is held stays as history.
+                    pipeline.reset = state.presence.map(|_| epoch).or(pipeline.reset);
+                    state = state.next_epoch(epoch);
+                    history = RecentHistory::new(self.catalog.history(publisher, epoch));
+                    (from, epochs, ahead) = (0, epochs + 1, None);
+                    continue;
+                }
+                Err(PullError::Page(
+                    error @ (PageError::Rollback(_)
+                    | PageError::Expired(_)
+                    | PageError::Boundary { .. }),
+                )) if recovering => return Err(PullError::Recovering(Some(error))),
+                judged => judged?,
+            };
+            if let Some(accepted) = &accepted
+                && page.lines.iter().any(|line| accepted.refuses(line))
+            {
+                return Err(PullError::Rejected(format!(
+                    "{} was accepted",
+                    accepted.head
+                )));
+            }
             history = recent;
             if !budget.takes(&page) {
                 return pipeline.drain().await;
@@ -414,6 +362,7 @@ impl Puller {
             page.lines.iter().for_each(|line| history.add(line));
             let (base_state, progress) = (state, page.state.size() > cursor);
             state = page.state.clone();
+            from = state.size();
             pipeline.start(self, base_state, page, context);
             if context.reaches_head {
                 return Ok(Appended::Taken);

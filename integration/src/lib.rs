@@ -25,5 +25,5 @@ pub mod converge;
 pub mod fault;
 pub mod hostile;
 pub mod log;
-pub mod stranger;
 pub mod net;
+pub mod stranger;

@@ -15,6 +15,7 @@ use hn_actors::clock::{Clock, ClockError};
 use hn_actors::failpoint::{self, FailpointError};
 use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
 use hn_actors::fetch::Fetch;
+use hn_actors::forks::Forks;
 use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
 use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
@@ -255,6 +256,13 @@ impl Node {
             });
         }
         let fetch = Fetch::new(profile == Profile::Local, PATIENCE);
+        let forks = Forks::open(
+            home.clone(),
+            identity.clone(),
+            clock,
+            catalog.clone(),
+            metrics.clone(),
+        );
 
         let (logs_thread, sync_thread) = (Arbiter::new(), Arbiter::new());
         let federator = {
@@ -265,6 +273,7 @@ impl Node {
                 clock,
                 metrics: metrics.clone(),
                 prune: prune_policy(&settings),
+                forks: forks.clone(),
             };
             let shelf = Shelf {
                 home: home.clone(),
@@ -308,6 +317,7 @@ impl Node {
             let puller = Puller {
                 fetch: fetch.clone(),
                 catalog: catalog.clone(),
+                forks: forks.clone(),
                 append: federator.clone().recipient(),
                 clock,
                 limits: limits(&settings),
@@ -366,16 +376,18 @@ impl Node {
         let links = Links {
             publish: federator.clone().recipient(),
             reindex: federator.clone().recipient(),
-            own_log: federator.recipient(),
+            own_log: federator.clone().recipient(),
             refresh: sync.clone().recipient(),
             put_peer: sync.clone().recipient(),
             remove_peer: sync.clone().recipient(),
             list_peers: sync.clone().recipient(),
             reload_roster: sync.clone().recipient(),
+            accept_head: federator.recipient(),
             fetch_artifact: mirror.recipient(),
         };
         let state = GatewayState {
             catalog,
+            forks,
             artifacts,
             store: store.clone(),
             links,

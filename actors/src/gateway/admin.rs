@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::problem::Problem;
-use super::{GatewayState, artifact, other_methods, parse_did, publish, read, status};
+use super::{GatewayState, artifact, forks, other_methods, parse_did, publish, read, status};
 use crate::artifact_mirror::FetchArtifact;
 use crate::catalog::{LogView, ReadError};
 use crate::failpoint;
@@ -46,6 +46,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(read("/admin/artifact/{digest}", fetch))
         .service(read("/admin/federation/peers", list_peers))
         .service(post("/admin/log/publish", web::post().to(publish::publish)))
+        .service(read("/admin/federation/forks", forks::list))
+        .service(post(
+            "/admin/federation/accept",
+            web::post().to(forks::accept),
+        ))
         .service(post("/admin/federation/refresh", web::post().to(refresh)))
         .service(post("/admin/federation/reload", web::post().to(reload)))
         .service(post("/admin/reindex", web::post().to(reindex)))
@@ -70,7 +75,7 @@ pub fn check_operator(request: &HttpRequest) -> Result<(), Problem> {
 }
 
 /// Reads a JSON body strictly: bounded, uncompressed, no duplicate keys, no numbers that readers differ on.
-async fn body<T: DeserializeOwned + Default>(
+pub(super) async fn body<T: DeserializeOwned + Default>(
     request: &HttpRequest,
     mut payload: web::Payload,
 ) -> Result<T, Problem> {

@@ -98,7 +98,7 @@ fn heads(state: &GatewayState) -> Result<Bytes, Problem> {
         } else {
             view.last_seen
         },
-        forked: false,
+        forked: state.forks.of(&view.state.publisher).is_some(),
     };
     let peers = state.catalog.logs().iter().map(|view| head(view)).collect();
     let body = serde_json::to_vec(&HeldLogs { peers });

@@ -7,6 +7,7 @@ mod admin;
 mod artifact;
 mod connections;
 mod federate;
+mod forks;
 mod guard;
 mod heads;
 mod openapi;
@@ -49,8 +50,9 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::federation_sync::{ListPeers, PutPeer, Refresh, ReloadRoster, RemovePeer};
+use crate::forks::Forks;
 use crate::home::Home;
-use crate::index_federator::{GetOwnLog, PublishEntries, Reindex};
+use crate::index_federator::{AcceptHead, GetOwnLog, PublishEntries, Reindex};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
 use crate::settings::{GatewaySettings, Profile};
@@ -97,6 +99,8 @@ pub struct Links {
     pub put_peer: Recipient<PutPeer>,
     /// Remove a peer.
     pub remove_peer: Recipient<RemovePeer>,
+    /// Accept one log of a forked publisher.
+    pub accept_head: Recipient<AcceptHead>,
     /// The roster with each peer's health.
     pub list_peers: Recipient<ListPeers>,
     /// Read the roster again.
@@ -109,6 +113,8 @@ pub struct Links {
 pub struct GatewayState {
     /// Logs, for reading.
     pub catalog: Catalog,
+    /// Whose logs stand still, with the evidence.
+    pub forks: Forks,
     /// Artifacts, for reading and publishing.
     pub artifacts: ArtifactShelf,
     /// The index, for its size.
@@ -370,6 +376,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/federate", federate::offers))
         .service(read("/federate/index", federate::index))
         .service(read("/federate/peers", heads::peers))
+        .service(read("/federate/forks", forks::forks))
         .service(read("/federate/proof/{publisher}/{seq}", proof::get))
         .service(read("/federate/watch", watch::watch))
         .service(read("/artifact/{digest}", artifact::get))

@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::problem::ProblemDocument;
-use super::{artifact, federate, heads, presence, proof, read, status, watch};
+use super::{artifact, federate, forks, heads, presence, proof, read, status, watch};
 use crate::pull::HeldLogHead;
 use crate::watch::NewHead;
 
@@ -15,7 +15,7 @@ use crate::watch::NewHead;
     paths(
         status::healthz, status::readyz,
         presence::own, presence::of, presence::by_digest, presence::own_document, presence::resolve,
-        federate::offers, federate::index, heads::peers, proof::get, watch::watch,
+        federate::offers, federate::index, heads::peers, forks::forks, proof::get, watch::watch,
         artifact::get,
     ),
     components(schemas(HeldLogHead, NewHead, ProblemDocument<'static>))

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::artifact_mirror::MirrorError;
 use crate::catalog::ReadError;
 use crate::federation_sync::SyncError;
-use crate::index_federator::FederateError;
+use crate::index_federator::{AcceptError, FederateError};
 use crate::roster::RosterError;
 
 /// Code, status, title. Codes are stable; `spec/http.md` lists them.
@@ -77,6 +77,12 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("unknown_artifact", 404, "No such artifact is held"),
     ("unknown_peer", 404, "Not in the roster"),
     ("peer_unresolved", 404, "No URL of this peer is known"),
+    ("not_forked", 404, "No fork of this log is known"),
+    (
+        "unknown_head",
+        409,
+        "The head is of neither log of the publisher",
+    ),
     (
         "method_not_allowed",
         405,
@@ -273,6 +279,20 @@ impl From<FederateError> for Problem {
     }
 }
 
+impl From<AcceptError> for Problem {
+    fn from(error: AcceptError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AcceptError::NotForked(_) => {
+                Self::new("not_forked", detail).remedy("hn mcp federate forks shows which are")
+            }
+            AcceptError::UnknownHead { .. } => Self::new("unknown_head", detail)
+                .remedy("name one of the two documents; hn mcp federate forks shows them"),
+            AcceptError::Federate(error) => error.into(),
+        }
+    }
+}
+
 impl From<SyncError> for Problem {
     fn from(error: SyncError) -> Self {
         let detail = error.to_string();
@@ -353,6 +373,7 @@ mod tests {
             include_str!("admin.rs"),
             include_str!("artifact.rs"),
             include_str!("federate.rs"),
+            include_str!("forks.rs"),
             include_str!("guard.rs"),
             include_str!("heads.rs"),
             include_str!("mod.rs"),

@@ -98,6 +98,7 @@ pub async fn status(
         "actors": state.registry.list(),
         "peers": roster.peers,
         "roster_error": roster.roster_error,
+        "forks": state.forks.list(),
         "held_logs": state.catalog.count().saturating_sub(1),
         "storage": storage,
         "next_steps": next_steps,
@@ -164,6 +165,21 @@ fn next_steps(
         steps.push(step(
             format!("{name} is {}: {remedy}", peer.state),
             "hn mcp federate refresh",
+        ));
+    }
+    for fork in state.forks.list().iter().filter(|fork| !fork.accepted) {
+        let sides: Vec<String> = fork.sides.iter().map(|s| s.digest.to_string()).collect();
+        steps.push(step(
+            format!(
+                "{} signed two logs ({}): ask whose it is which one counts; its log stands still",
+                fork.publisher.short(),
+                fork.what
+            ),
+            &format!(
+                "hn mcp federate accept {} --head {}",
+                fork.publisher,
+                sides.join("|")
+            ),
         ));
     }
     if !state.artifacts.has_room() {

@@ -9,17 +9,18 @@ use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::MAX_SLICE_BYTES;
 use hn_protocol::federation::{Outcome, Reason};
-use hn_protocol::log::{PageError, Source, VerifiedPage};
+use hn_protocol::log::{History, PageError, Source, VerifiedPage};
 use hn_protocol::time::Timestamp;
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{PeerReport, PullError, PullLimits, Pulled, Puller, route};
+use super::report::PullError;
+use super::{PeerReport, PullLimits, Pulled, Puller, route};
 use crate::catalog::{Catalog, LogView};
 use crate::fetch::{FetchError, Trust};
 use crate::index_federator::FederateError;
-use crate::roster::RosterPeer;
+use crate::roster::{RosterPeer, Scope};
 
 /// Bytes of a list of held logs that are read a log which may be followed: a head takes about 400.
 const HEAD_BYTES: usize = 1024;
@@ -27,6 +28,8 @@ const HEAD_BYTES: usize = 1024;
 const MIN_LIST: usize = 4 << 20;
 /// The bytes of such a list that are never exceeded.
 const MAX_LIST: usize = 32 << 20;
+/// How often in a pull a peer is asked for evidence that it says it has.
+const MAX_HEARD: usize = 16;
 
 /// A log followed through a peer that holds it.
 #[derive(Debug, Clone, Serialize)]
@@ -75,13 +78,44 @@ pub struct HeldLogHead {
     pub forked: bool,
 }
 
+/// What a head says to who holds the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    /// Nothing new.
+    Known,
+    /// More, or another presence: worth a pull.
+    News,
+    /// A head that the log held here never had.
+    Contradiction,
+}
+
 impl HeldLogHead {
-    /// Whether it names nothing that is not in `view` already.
-    fn is_known(&self, view: &LogView) -> bool {
+    /// Compares it with the log as held in `view`.
+    fn compare(&self, view: &LogView, catalog: &Catalog) -> Compared {
         let state = &view.state;
-        self.log_size < state.size()
-            || (self.log_size == state.size()
-                && self.presence == state.presence.map(|presence| presence.digest))
+        let (theirs, ours) = ((self.epoch, self.log_size), (state.epoch, state.size()));
+        let presence = state.presence.map(|presence| presence.digest);
+        if theirs > ours {
+            return Compared::News;
+        }
+        if theirs == ours {
+            let same = self.log_root == state.root() && self.presence == presence;
+            return if same {
+                Compared::Known
+            } else {
+                Compared::News
+            };
+        }
+        // Of an earlier epoch, or of what is pruned here, nothing is at hand to compare it with.
+        if self.epoch < state.epoch || (0 < self.log_size && self.log_size < state.base) {
+            return Compared::Known;
+        }
+        let history = catalog.history(self.did, self.epoch);
+        if history.root_at(self.log_size) == Some(self.log_root) {
+            Compared::Known
+        } else {
+            Compared::Contradiction
+        }
     }
 }
 
@@ -91,6 +125,7 @@ pub struct HeldList {
     /// Of a list of which everything that may be followed was followed.
     etag: Option<String>,
     base: Url,
+    scope: Scope,
     limits: PullLimits,
     listed: Vec<Did>,
     followed: Vec<Did>,
@@ -104,11 +139,13 @@ impl HeldList {
     fn etag_for(
         &self,
         base: &Url,
+        scope: Scope,
         limits: PullLimits,
         listed: &[Did],
         catalog: &Catalog,
     ) -> Option<&str> {
         let same = self.base == *base
+            && self.scope == scope
             && self.limits == limits
             && self.listed == listed
             && self.followed.iter().all(|did| catalog.log(did).is_some());
@@ -166,7 +203,8 @@ struct Verdict {
 
 impl Verdict {
     fn add(&mut self, error: &PullError) {
-        self.failed = true;
+        // A log that stands still is nothing to look at again.
+        self.failed |= !matches!(error, PullError::Forked(_));
         match error.outcome() {
             Outcome::Refused(reason) if blames_holder(error) => {
                 self.refused.get_or_insert(reason);
@@ -202,7 +240,7 @@ impl Puller {
         let last = report.list.clone();
         let etag = last
             .as_ref()
-            .and_then(|last| last.etag_for(base, self.limits, listed, &self.catalog));
+            .and_then(|last| last.etag_for(base, peer.scope, self.limits, listed, &self.catalog));
         let max = (self.limits.max_held_logs.saturating_mul(HEAD_BYTES)).clamp(MIN_LIST, MAX_LIST);
         let answer = match self.fetch.get(&url, trust, etag, max).await {
             // A publisher need not offer it.
@@ -224,13 +262,35 @@ impl Puller {
             return Ok(());
         }
         let mut heads = parse(answer.body).await?;
-        let mut seen = BTreeSet::from([peer.did, self.catalog.own()]);
-        heads.retain(|head| head.epoch == 0 && seen.insert(head.did));
+        let own = self.catalog.own();
+        let mine = self.catalog.log(&own);
+        report.own_head = heads
+            .iter()
+            .find(|head| head.did == own)
+            .filter(|head| {
+                let compared = mine.as_ref().map(|mine| head.compare(mine, &self.catalog));
+                // An older presence of the same log is no news: we signed it, and later ones.
+                match compared {
+                    Some(Compared::Known) => false,
+                    Some(Compared::News) => mine.as_ref().is_none_or(|mine| {
+                        (head.epoch, head.log_size) != (mine.state.epoch, mine.state.size())
+                            || head.log_root != mine.state.root()
+                    }),
+                    Some(Compared::Contradiction) | None => true,
+                }
+            })
+            .cloned();
+        let mut seen = BTreeSet::from([peer.did, own]);
+        let wanted = |did: &Did| {
+            peer.scope == Scope::Held || listed.contains(did) || self.catalog.log(did).is_some()
+        };
+        heads.retain(|head| wanted(&head.did) && seen.insert(head.did));
         in_turn(&mut heads, |did| self.catalog.log(did).is_some());
 
         let mut list = HeldList {
             etag: None,
             base: base.clone(),
+            scope: peer.scope,
             limits: self.limits,
             listed: listed.to_vec(),
             followed: Vec::new(),
@@ -276,10 +336,14 @@ impl Puller {
         let bytes: u64 = held.take(logs).map(|view| view.bytes).sum();
         let mut left = self.limits.max_held_bytes.saturating_sub(bytes);
         let mut verdict = Verdict::default();
+        let mut heard = 0;
         for (head, counts) in heads.into_iter().zip(counts) {
             let did = head.did;
             let view = self.catalog.log(&did);
-            let known = view.as_ref().is_some_and(|view| head.is_known(view));
+            let compared = view
+                .as_ref()
+                .map_or(Compared::News, |view| head.compare(view, &self.catalog));
+            let known = compared != Compared::News;
             let fits = left > list.overflowed.get(&did).copied().unwrap_or_default();
             if counts && (logs == 0 || !(known || fits)) {
                 list.left_out.push(did);
@@ -290,7 +354,24 @@ impl Puller {
             }
             logs -= usize::from(counts);
             let mut error = None;
-            if !known && (fits || !counts) {
+            let mut doubt = None;
+            if view.is_some() && self.forks.of(&did).is_none() {
+                if compared == Compared::Contradiction {
+                    doubt = Some(self.contradicted(base, trust, &head).await);
+                } else if head.forked && heard < MAX_HEARD {
+                    heard += 1;
+                    doubt = self.hear(base, trust, did).await.err();
+                }
+            }
+            match doubt {
+                Some(e) if ends_pull(&e) => return Err(e),
+                Some(e) => {
+                    verdict.add(&e);
+                    error = Some(e.reason());
+                }
+                None => {}
+            }
+            if !known && (fits || !counts) && error.is_none() {
                 let mut budget = if counts {
                     Budget::of(left)
                 } else {
@@ -309,7 +390,9 @@ impl Puller {
                     list.overflowed.remove(&did);
                 }
                 match outcome {
-                    Ok(Pulled { entries, slices }) => {
+                    Ok(Pulled {
+                        entries, slices, ..
+                    }) => {
                         report.entries += entries;
                         report.slices += slices;
                     }
@@ -326,7 +409,19 @@ impl Puller {
         Ok(verdict)
     }
 
+    /// A head that the log held here never had: the last slice that both have tells whether its publisher signed two.
+    async fn contradicted(&self, base: &Url, trust: Trust, head: &HeldLogHead) -> PullError {
+        let probe = self.probe(base, trust, head.did, head.log_size);
+        probe.await.unwrap_or_else(|| {
+            PullError::Answer(format!(
+                "it lists {} entries of the log of {} under a root that they do not have",
+                head.log_size, head.did
+            ))
+        })
+    }
+
     fn held_log(&self, did: &Did, error: Option<Reason>) -> HeldLog {
+        let error = error.or_else(|| self.forks.of(did).map(|fork| fork.reason()));
         let view = self.catalog.log(did);
         HeldLog {
             did: *did,
@@ -374,9 +469,12 @@ fn blames_holder(error: &PullError) -> bool {
             | PageError::Ahead
             | PageError::Epoch { .. },
         )
+        | PullError::Forked(_)
+        | PullError::Rejected(_)
+        | PullError::Recovering(_)
         | PullError::Local(_) => false,
         PullError::Fetch(e) => matches!(e, FetchError::TooLarge(_) | FetchError::Encoding(_)),
-        PullError::Page(_) | PullError::Answer(_) => true,
+        PullError::Page(_) | PullError::Answer(_) | PullError::Evidence { .. } => true,
     }
 }
 
@@ -499,6 +597,7 @@ mod tests {
         let mut list = HeldList {
             etag: Some("\"e\"".into()),
             base: base.clone(),
+            scope: Scope::Held,
             limits,
             listed: vec![did(1)],
             followed: Vec::new(),
@@ -507,20 +606,31 @@ mod tests {
         };
         let listed = [did(1)];
         assert_eq!(
-            list.etag_for(&base, limits, &listed, &catalog),
+            list.etag_for(&base, Scope::Held, limits, &listed, &catalog),
             Some("\"e\"")
         );
+        let own = list.etag_for(&base, Scope::Own, limits, &listed, &catalog);
+        assert_eq!(own, None, "less was followed of it");
         let more = PullLimits {
             max_held_logs: 2,
             ..limits
         };
-        assert_eq!(list.etag_for(&base, more, &listed, &catalog), None);
-        assert_eq!(list.etag_for(&base, limits, &[], &catalog), None);
+        assert_eq!(
+            list.etag_for(&base, Scope::Held, more, &listed, &catalog),
+            None
+        );
+        assert_eq!(
+            list.etag_for(&base, Scope::Held, limits, &[], &catalog),
+            None
+        );
         let other = "http://y/".parse().unwrap();
-        assert_eq!(list.etag_for(&other, limits, &listed, &catalog), None);
+        assert_eq!(
+            list.etag_for(&other, Scope::Held, limits, &listed, &catalog),
+            None
+        );
         list.followed.push(did(3));
         assert_eq!(
-            list.etag_for(&base, limits, &listed, &catalog),
+            list.etag_for(&base, Scope::Held, limits, &listed, &catalog),
             None,
             "a log that is gone from here is asked for again"
         );

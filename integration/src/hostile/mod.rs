@@ -282,12 +282,17 @@ impl Stage {
         self.held.get(&publisher).map(|(_, pages)| pages)
     }
 
-    /// `GET /federate/peers`, as far as she holds logs of others. What she says of roots is not believed anyway.
+    /// `GET /federate/peers`, as far as she holds logs of others: each under the root that its presence binds.
     fn heads(&self) -> Value {
         let heads = self.held.iter().map(|(did, (size, pages))| {
-            let presence = pages.current.as_ref().map(|line| author::object(line)["id"].clone());
-            let presence = presence.and_then(|id| Some(id.as_str()?.strip_prefix("presence:")?.to_owned()));
-            json!({"did": did, "epoch": 0, "log_size": size, "log_root": Digest::of(b""), "head": null,
+            let current = pages.current.as_ref().map(author::object);
+            let root = current
+                .as_ref()
+                .map(|presence| presence["merkle_root"].clone());
+            let presence = current.map(|presence| presence["id"].clone());
+            let presence =
+                presence.and_then(|id| Some(id.as_str()?.strip_prefix("presence:")?.to_owned()));
+            json!({"did": did, "epoch": 0, "log_size": size, "log_root": root, "head": null,
                 "presence": presence, "last_seen": now(), "forked": self.accused.contains_key(did)})
         });
         let invented = self.invented.iter().map(|did| {

@@ -24,6 +24,10 @@ pub enum Command {
     List,
     /// Pull now, and say what came
     Refresh(Refresh),
+    /// List the publishers that signed two logs, or check the evidence
+    Forks(super::forks::Forks),
+    /// Say which log of a publisher that signed two counts
+    Accept(super::forks::Accept),
     /// Prove that an entry stands in a log, and check the proof here
     Proof(proof::Proof),
 }
@@ -79,6 +83,8 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
         Command::Add(arguments) => add(ctx, arguments).await,
         Command::Remove(arguments) => remove(ctx, arguments).await,
         Command::List => list(ctx).await,
+        Command::Forks(arguments) => super::forks::forks(ctx, arguments).await,
+        Command::Accept(arguments) => super::forks::accept(ctx, arguments).await,
         Command::Proof(arguments) => proof::run(ctx, arguments).await,
         Command::Refresh(arguments) => {
             refresh(ctx, arguments.did.as_deref(), arguments.mirror).await

@@ -5,6 +5,7 @@
 
 mod completions;
 mod federate;
+mod forks;
 pub mod id;
 mod mcp;
 pub mod output;
