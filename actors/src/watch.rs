@@ -241,8 +241,7 @@ impl Watch {
                 Some(LONG_PAUSE)
             }
             End::Refused(FetchError::Status { .. }) => Some(slot.waste(PAUSE)),
-            // The pulls find out whether it is there.
-            End::Refused(_) => None,
+            End::Refused(_) => Some(slot.waste(SHORT_PAUSE)),
             End::Broken(lived) if *lived < SHORT_LIFE => Some(slot.waste(SHORT_PAUSE)),
             End::Broken(_) => {
                 slot.wasted = 0;
@@ -254,8 +253,20 @@ impl Watch {
             }
         };
         slot.not_before = pause.map(|pause| Instant::now() + pause);
-        if let End::Broken(lived) = end {
-            info!(peer = %did, after = ?lived, "the stream of news broke; asking at once");
+        // A peer that a pull has just reached, and its stream has not, may be gone or back already, as one whose stream
+        // broke: no later stream would tell.
+        let lost = match &end {
+            End::Broken(lived) => {
+                info!(peer = %did, after = ?lived, "the stream of news broke; asking at once");
+                true
+            }
+            End::Refused(error) => {
+                debug!(peer = %did, %error, "the stream of news was not opened");
+                !matches!(error, FetchError::Status { .. })
+            }
+            End::NotOffered | End::Cut(_) => false,
+        };
+        if lost {
             let news = self.links.news.clone();
             let lost = async move { tell(&news, did, Heard::Lost).await };
             ctx.spawn(lost.into_actor(self));
