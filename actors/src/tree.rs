@@ -15,12 +15,15 @@ use hn_protocol::digest::Digest;
 use hn_protocol::document::Slice;
 use hn_protocol::log::{Line, LogState};
 use hn_protocol::merkle::{Frontier, NodeReader, leaf_count, node_count, peak_positions};
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::home::Home;
 use crate::vault;
 
 /// Bytes of a node.
 const NODE: u64 = 32;
+/// What file systems give back is a multiple of this.
+const BLOCK: u64 = 4096;
 /// Nodes that are kept in memory before they are written: those of a page.
 const MAX_PENDING: usize = 1 << 20;
 
@@ -52,6 +55,30 @@ impl TreeFile {
                 tracing::warn!(file = %self.0.display(), %error, "the nodes of a log were not removed");
             }
             _ => {}
+        }
+    }
+
+    /// Gives the disk back what no proof needs any more of a log that begins at `base` and whose last pruned slice begins
+    /// at `anchor`: everything before that one but the two frontiers. A file system that cannot keeps it.
+    pub fn punch(&self, anchor: u64, base: u64) {
+        let mut kept: Vec<u64> = peak_positions(anchor).chain(peak_positions(base)).collect();
+        kept.push(node_count(anchor));
+        kept.sort_unstable();
+        let punched = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).open(&self.0)?;
+            let mut from = 0;
+            for position in kept.into_iter().take_while(|at| *at <= node_count(anchor)) {
+                let block = position * NODE / BLOCK * BLOCK;
+                if block > from {
+                    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    fallocate(&file, hole, from, block - from)?;
+                }
+                from = from.max(block + BLOCK);
+            }
+            Ok(())
+        };
+        if let Err(error) = punched() {
+            tracing::debug!(file = %self.0.display(), %error, "the nodes of a pruned beginning stay on the disk");
         }
     }
 
@@ -220,7 +247,7 @@ impl TreeWriter {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use hn_protocol::merkle::{frontier_at, leaf_hash};
+    use hn_protocol::merkle::{frontier_at, leaf_hash, proof_at};
 
     fn push(writer: &mut TreeWriter, from: u64, to: u64) {
         for leaf in from..to {
@@ -256,6 +283,41 @@ mod tests {
         (0..7u64).for_each(|leaf| expected.push(leaf_hash(&leaf.to_be_bytes())));
         assert_eq!(frontier_at(&nodes, 7).unwrap(), expected);
         assert_eq!(grow(&file, 0, 2), node_count(2), "begun anew");
+    }
+
+    #[test]
+    fn what_no_proof_needs_is_given_back_and_everything_else_stays() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = TreeFile(folder.path().join("x.nodes"));
+        grow(&file, 0, 20_000);
+        let proof = |at, size| proof_at(&file.open().unwrap(), size, at).unwrap().unwrap();
+        let (anchor, base) = (15_000, 15_360);
+        let kept = [
+            (anchor, 20_000),
+            (base, base + 1),
+            (base + 77, 19_000),
+            (19_999, 20_000),
+        ];
+        let before: Vec<_> = kept.iter().map(|(at, size)| proof(*at, *size)).collect();
+        let blocks = || std::fs::metadata(&file.0).unwrap().blocks();
+        let (all, len) = (blocks(), std::fs::metadata(&file.0).unwrap().len());
+        file.punch(anchor, base);
+        file.punch(anchor, base);
+        let after: Vec<_> = kept.iter().map(|(at, size)| proof(*at, *size)).collect();
+        assert_eq!(after, before);
+        assert_eq!(std::fs::metadata(&file.0).unwrap().len(), len);
+        // Where the file system cannot, nothing is given back.
+        assert!(
+            blocks() < all / 2 || blocks() == all,
+            "{} of {all}",
+            blocks()
+        );
+        for size in (base..20_000).step_by(997) {
+            frontier_at(&file.open().unwrap(), size).unwrap();
+        }
+        assert_eq!(grow(&file, 20_000, 20_001), node_count(20_001));
+        TreeFile(folder.path().join("none")).punch(anchor, base);
     }
 
     #[test]

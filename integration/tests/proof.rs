@@ -1,9 +1,11 @@
 //! Inclusion proofs, from any holder, checked with nothing but the DID; and that no wrong node ever makes a wrong proof.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Command;
 
 use hn_integration::cluster::Node;
+use hn_integration::stranger::python;
 use hn_protocol::proof::InclusionProof;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -46,6 +48,34 @@ async fn every_entry_is_proved_by_its_publisher_and_by_a_holder_alike() {
         let (own, held) = (proof(&bob, &bob, seq).await, proof(&alice, &bob, seq).await);
         assert_eq!(own.claim, held.claim);
         assert_eq!((&held.entry, held.claim.log_root), (entry, log.root));
+    }
+}
+
+#[tokio::test]
+async fn the_program_of_the_page_checks_a_real_proof_and_refuses_a_spoilt_one() {
+    let Some(python) = python() else { return };
+    let (bob, alice) = followed().await;
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec/inclusion_proof.md");
+    let page = fs::read_to_string(page).unwrap();
+    let program = page.split("```python\n").nth(1).unwrap();
+    let program = program.split("```").next().unwrap();
+    let check = |document: &Value| {
+        let file = alice.scratch().join("proof.json");
+        fs::write(&file, document.to_string()).unwrap();
+        let mut command = Command::new(&python);
+        command
+            .args(["-c", program])
+            .stdin(File::open(&file).unwrap());
+        command.output().unwrap().status.success()
+    };
+    for seq in 0..7 {
+        let answer = alice
+            .get(&format!("/federate/proof/{}/{seq}", bob.did()))
+            .await;
+        let mut document: Value = answer.json().await.unwrap();
+        assert!(check(&document), "{seq}");
+        document["proof"][0] = document["leaf"].clone();
+        assert!(!check(&document), "{seq}");
     }
 }
 

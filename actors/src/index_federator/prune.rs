@@ -49,6 +49,10 @@ impl IndexFederator {
     /// Prunes the log of `publisher` if it is due. What goes wrong is tried again with the next page or by the clock.
     pub(super) fn prune(&mut self, publisher: Did) {
         let (policy, now) = (self.options.prune, self.options.clock.now());
+        // A log that stands still keeps what its evidence is about.
+        if self.options.forks.of(&publisher).is_some() {
+            return;
+        }
         let Some(log) = self.held.get_mut(&publisher) else {
             return;
         };

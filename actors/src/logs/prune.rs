@@ -139,6 +139,8 @@ impl Shelf {
         log.state = state;
         self.take_over(log, batch, gone, &replaced)?;
         self.forget_epochs_before(&log.state)?;
+        let nodes = TreeFile::of(&self.home, &log.state.publisher, log.state.epoch);
+        nodes.punch(cut.anchor.0, base);
         Ok(Some(Pruned {
             entries,
             bytes: before.saturating_sub(log.journal.total_len()),

@@ -147,7 +147,7 @@ impl Scene {
             source: Source::Holder,
             reaches_head: page.next.is_none(),
         };
-        let empty = LogState::empty(self.did(), 0);
+        let empty = LogState::empty(self.did(), self.log.state.epoch);
         empty.follow(&lines, context, &NoHistory).unwrap().state
     }
 
@@ -365,4 +365,41 @@ fn small_files_are_joined_and_nothing_else_changes() {
     scene.grow();
     scene.check(0);
     assert!(!scene.shelf.compact(&mut scene.log).unwrap());
+}
+
+#[test]
+fn earlier_epochs_go_with_the_beginning_of_the_newest() {
+    let _alone = alone();
+    let mut scene = Scene::new(3);
+    let facts = scene.facts();
+    let first = first_presence(&scene.bob, 1, &facts, scene.now).unwrap();
+    let state = LogState {
+        floor: scene.log.state.next_epoch(1).floor,
+        ..first.state
+    };
+    scene.take(Commit {
+        lines: first.lines,
+        state,
+    });
+    (0..5).for_each(|_| scene.grow());
+    let earlier = |scene: &Scene| {
+        let catalog = &scene.shelf.catalog;
+        let view = catalog.log(&scene.did()).unwrap();
+        catalog.earlier(&view, 0).unwrap().is_some()
+    };
+    assert!(earlier(&scene), "both epochs are there");
+    let policy = PrunePolicy {
+        entries: 6,
+        ..PrunePolicy::default()
+    };
+    assert_eq!(scene.prune(policy).unwrap().base, 9);
+    for _ in 0..2 {
+        assert_eq!((scene.log.state.epoch, scene.log.state.base), (1, 9));
+        assert!(!earlier(&scene));
+        scene.check(9);
+        scene.shelf.store.clear_all().unwrap();
+        scene.reopen();
+    }
+    let trees = scene.shelf.home.trees_dir();
+    assert_eq!(std::fs::read_dir(trees).unwrap().count(), 1);
 }
