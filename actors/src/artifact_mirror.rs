@@ -1,65 +1,173 @@
 //! Fetches artifacts: for mirrors, and one at a time for whoever asks.
 //!
-//! An artifact is hashed while it streams and is kept only when its digest is the one that was asked for; it
-//! may not be longer than the log says. Many are made durable together.
+//! An artifact is hashed while it streams and is kept only when its digest is the one that was asked for, and its length
+//! the one that the log says. It may come from any holder: the bytes prove themselves. Small ones come many in one answer
+//! and are made durable together; the transfer of a large one goes on where it broke off.
 //!
-//! How far a log is mirrored from a holder is kept durably ([`MirrorMark`]): a run looks at what is new, and now and
-//! then at what was missing.
+//! How far a log is mirrored in the name of a peer is kept durably ([`MirrorMark`]): a run looks at what is new, and now
+//! and then at what was missing.
+//!
+//! | part | idea |
+//! |---|---|
+//! | `run` | one log: what is missing, within which bounds, from whom |
+//! | `batch` | many small artifacts in one answer |
+//! | `download` | one artifact, resumed |
+//! | `mark` | what is remembered between runs |
 
+mod batch;
+mod download;
 mod mark;
+mod run;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture, Supervised};
-use futures_util::StreamExt;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::document::Slice;
 use hn_protocol::federation::Reason;
-use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 use url::Url;
 
+use self::download::Downloads;
 use self::mark::MirrorMark;
+use self::run::Run;
 use crate::artifacts::ArtifactShelf;
-use crate::catalog::{Catalog, LogView};
+use crate::catalog::Catalog;
 use crate::failpoint;
 use crate::fetch::{Fetch, FetchError, Trust};
 use crate::metrics::Metrics;
-use crate::pull::route;
-use crate::store::{Batch, Store, Tree};
-use crate::vault::{ArtifactStore, Staged};
+use crate::store::{Store, Tree};
+use crate::vault::Staged;
 
-/// Artifacts fetched at the same time from one peer.
-const CONCURRENCY: usize = 4;
-/// Artifacts made durable by one group commit.
-const COMMIT_SIZE: usize = 64;
-/// The largest artifact that is fetched for somebody who knows nothing but its digest.
-const MAX_UNKNOWN_SIZE: u64 = 64 << 30;
-
-/// Fetches the artifacts of a held log that are not here yet: those of slices that are new, and of the missing ones
-/// those that are due again. Answers when all are durable, or what is missing.
+/// Fetches the artifacts of a held log that are not here yet, or asks whether they can be had: those of slices that are
+/// new, and of the missing ones those that are due again. Answers when all are durable, or what is missing.
 #[derive(Message)]
 #[rtype(result = "Result<MirrorReport, MirrorError>")]
 pub struct MirrorLog {
     /// Whose log.
     pub publisher: Did,
-    /// From whom.
-    pub holder: Did,
-    /// From where.
-    pub base: Url,
-    /// Who wrote that URL.
-    pub trust: Trust,
-    /// Bytes that may be kept of this log from this holder, those of earlier runs included.
+    /// In whose name: the peer through which the log is followed.
+    pub peer: Did,
+    /// From whom, in this order.
+    pub holders: Vec<Holder>,
+    /// Whether the artifacts are wanted, or only whether they are there.
+    pub work: Work,
+    /// Bytes that may be kept of this log for this peer, those of earlier runs included.
     pub budget: u64,
     /// Whether what was missing a moment ago is asked for again.
     pub again: bool,
     /// The time.
     pub now: Timestamp,
+}
+
+/// Somebody who says that he holds a log, and so its artifacts.
+#[derive(Debug, Clone)]
+pub struct Holder {
+    /// Who.
+    pub did: Did,
+    /// Where.
+    pub base: Url,
+    /// Who wrote that URL.
+    pub trust: Trust,
+}
+
+/// What is done about the artifacts of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// They are fetched and kept.
+    Keep,
+    /// A few of them are asked for with HEAD.
+    Sample,
+    /// All of them are.
+    Check,
+}
+
+/// What keeps artifacts out, though they could be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    /// `storage.publisher_quota`.
+    #[serde(rename = "storage.publisher_quota")]
+    Publisher,
+    /// `storage.mirror_quota`.
+    #[serde(rename = "storage.mirror_quota")]
+    Mirror,
+    /// `federation.max_held_bytes`.
+    #[serde(rename = "federation.max_held_bytes")]
+    Held,
+}
+
+/// How much may be mirrored; 0 is no limit.
+#[derive(Debug, Clone, Copy)]
+pub struct MirrorLimits {
+    /// Bytes of one publisher.
+    pub publisher_quota: u64,
+    /// Bytes of all together.
+    pub mirror_quota: u64,
+}
+
+/// Whether what a log announces can be had, as far as somebody looked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Availability {
+    /// Entries of the logs.
+    pub announced: u64,
+    /// Entries whose artifact was looked for.
+    pub looked: u64,
+    /// Of those, how many were here already.
+    pub held: u64,
+    /// Artifacts that no holder gave.
+    pub missing: u64,
+    /// A few of those.
+    pub named: Vec<Digest>,
+}
+
+impl Availability {
+    fn add(&mut self, other: Self) {
+        self.announced += other.announced;
+        self.looked += other.looked;
+        self.held += other.held;
+        self.missing += other.missing;
+        let room = mark::MAX_NAMED.saturating_sub(self.named.len());
+        self.named.extend(other.named.into_iter().take(room));
+    }
+}
+
+/// What is left out of the mirror of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Why.
+    pub limit: Limit,
+    /// From this entry on.
+    pub from: u64,
+    /// How many entries are held of the log behind it.
+    pub entries: u64,
+}
+
+/// What keeps the rest of a log out of the mirror, in the name of whichever peer. Errors: the index.
+pub fn left_out(store: &Store, publisher: &Did, size: u64) -> io::Result<Option<LeftOut>> {
+    let prefix = mark::keys_of(publisher);
+    let marks = store.scan_prefix(Tree::Meta, &prefix);
+    let mut found: Option<LeftOut> = None;
+    for pair in marks.map_err(io::Error::other)? {
+        let mark = pair.map_err(io::Error::other)?.value::<MirrorMark>();
+        // One of another shape is looked at again with the next run.
+        let Some((mark, limit)) = mark.ok().and_then(|mark| mark.limit().map(|l| (mark, l))) else {
+            continue;
+        };
+        let from = mark.next();
+        if found.is_none_or(|known| known.from < from) {
+            let entries = size.saturating_sub(from);
+            found = Some(LeftOut {
+                limit,
+                from,
+                entries,
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// Fetches one artifact from one of `sources`, into a temporary file.
@@ -79,17 +187,26 @@ pub struct MirrorReport {
     pub artifacts: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Artifacts that the peer does not have, or that did not verify; those of earlier runs included.
+    /// Artifacts that no holder has, or that did not verify; those of earlier runs included.
     pub missing: u64,
     /// One of those reasons, a lie before an absence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Reason>,
-    /// Whether artifacts are left out because `federation.max_held_bytes` is used up.
+    /// Whether artifacts are left out because of a limit.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub left_out: bool,
-    /// Bytes kept of this log from this holder, by this run and every earlier one.
+    /// Which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+    /// Bytes kept of this log for this peer, by this run and every earlier one.
     #[serde(skip)]
     pub kept: u64,
+    /// Who gave false bytes, once each: in this run, or for what is missing still.
+    #[serde(skip)]
+    pub lies: Vec<(Did, Reason)>,
+    /// What of the log can be had.
+    #[serde(skip)]
+    pub availability: Availability,
 }
 
 impl MirrorReport {
@@ -100,7 +217,10 @@ impl MirrorReport {
         self.missing += other.missing;
         self.error = self.error.take().or(other.error);
         self.left_out |= other.left_out;
+        self.limit = self.limit.or(other.limit);
         self.kept += other.kept;
+        self.lies.extend(other.lies);
+        self.availability.add(other.availability);
     }
 }
 
@@ -121,6 +241,28 @@ pub enum MirrorError {
     /// Longer than the log says.
     #[error("the artifact is longer than the {0} bytes that the log says")]
     Size(u64),
+    /// What the digest names, and of another length than the log says.
+    #[error("the artifact has {got} bytes, not the {announced} that the log says")]
+    Length {
+        /// As its entry says.
+        announced: u64,
+        /// As it is.
+        got: u64,
+    },
+    /// Another part of the artifact than was asked for.
+    #[error("the rest from byte {from} on was asked for, and the answer is the range {got}")]
+    Range {
+        /// Where the rest begins.
+        from: u64,
+        /// What `Content-Range` says.
+        got: String,
+    },
+    /// An answer that is not what the route gives.
+    #[error("the answer is not what the route gives: {0}")]
+    Answer(String),
+    /// The holder gives everything around it, and not this one.
+    #[error("the holder does not have the artifact")]
+    Absent,
     /// There is no peer to ask.
     #[error("no peer is known that could have it")]
     NoSource,
@@ -140,6 +282,10 @@ impl MirrorError {
             Self::Fetch(e) => e.code(),
             Self::Digest { .. } => "artifact_mismatch",
             Self::Size(_) => "artifact_too_long",
+            Self::Length { .. } => "artifact_wrong_length",
+            Self::Range { .. } => "bad_range_answer",
+            Self::Answer(_) => "bad_answer",
+            Self::Absent => "not_held",
             Self::NoSource => "no_source",
             Self::Full(_) => "storage_full",
             Self::Failed(_) => "local_failure",
@@ -151,7 +297,25 @@ impl MirrorError {
     pub const fn is_lie(&self) -> bool {
         matches!(
             self,
-            Self::Digest { .. } | Self::Size(_) | Self::Fetch(FetchError::Encoding(_))
+            Self::Digest { .. }
+                | Self::Size(_)
+                | Self::Length { .. }
+                | Self::Range { .. }
+                | Self::Answer(_)
+                | Self::Fetch(FetchError::Encoding(_) | FetchError::TooLarge(_))
+        )
+    }
+
+    /// Whether nobody answers there now.
+    const fn is_gone(&self) -> bool {
+        matches!(self, Self::Fetch(FetchError::Connect(_)))
+    }
+
+    /// Whether the connection broke, or brings too little.
+    const fn is_broken(&self) -> bool {
+        matches!(
+            self,
+            Self::Fetch(FetchError::Connect(_) | FetchError::Timeout(_))
         )
     }
 
@@ -185,13 +349,14 @@ pub struct ArtifactMirror {
     worker: Worker,
 }
 
-/// What a download needs.
+/// What a run needs.
 #[derive(Clone)]
 struct Worker {
-    fetch: Fetch,
+    downloads: Downloads,
     catalog: Catalog,
     shelf: ArtifactShelf,
     store: Store,
+    limits: MirrorLimits,
     metrics: Metrics,
     /// One run a log: a second waits, then finds everything done.
     turns: Arc<Mutex<BTreeMap<Did, Arc<tokio::sync::Mutex<()>>>>>,
@@ -205,14 +370,16 @@ impl ArtifactMirror {
         catalog: Catalog,
         shelf: ArtifactShelf,
         store: Store,
+        limits: MirrorLimits,
         metrics: Metrics,
     ) -> Self {
         Self {
             worker: Worker {
-                fetch,
+                downloads: Downloads::new(fetch),
                 catalog,
                 shelf,
                 store,
+                limits,
                 metrics,
                 turns: Arc::default(),
             },
@@ -230,74 +397,17 @@ impl Worker {
         let Some(view) = self.catalog.log(&job.publisher) else {
             return Ok(MirrorReport::default());
         };
-        let key = mark::key(&job.publisher, &job.holder);
-        let mark: Option<MirrorMark> =
-            self.store.get(Tree::Meta, &key).map_err(io::Error::other)?;
-        let mut run = Run {
-            target: self.shelf.mirrored(&job.publisher),
-            worker: self,
-            job,
-            key,
-            mark: mark.unwrap_or_default(),
-            report: MirrorReport::default(),
-        };
-        let outcome = run.run(view).await;
-        // What is durable is remembered, however the run ended.
-        run.save().await?;
-        outcome?;
-        run.report.missing = run.mark.missing();
-        run.report.error = run.mark.reason().or(run.report.error);
-        run.report.kept = run.mark.kept();
-        Ok(run.report)
-    }
-
-    /// Streams one artifact into a temporary file. Errors: no answer, another digest, another length.
-    async fn download(
-        &self,
-        target: &ArtifactStore,
-        base: &Url,
-        trust: Trust,
-        digest: &Digest,
-        size: Option<u64>,
-    ) -> Result<Staged, MirrorError> {
-        let url = route(base, &["artifact", &digest.to_string()]);
-        let limit = size.unwrap_or(MAX_UNKNOWN_SIZE);
-        let mut body = self.fetch.open(&url, trust, None).await?;
-        if body.announced().is_some_and(|announced| announced > limit) {
-            return Err(MirrorError::Size(limit));
-        }
-        let target = target.clone();
-        let mut staging = blocking(move || target.stage(limit)).await?;
-        let mut received = 0;
-        while let Some(chunk) = body.chunk().await? {
-            received += chunk.len() as u64;
-            if received > limit {
-                return Err(MirrorError::Size(limit));
-            }
-            staging = blocking(move || {
-                io::Write::write_all(&mut staging, &chunk)?;
-                Ok(staging)
-            })
-            .await?;
-        }
-        let staged = staging.finish();
-        if staged.digest() != *digest {
-            return Err(MirrorError::Digest {
-                wanted: *digest,
-                got: staged.digest(),
-            });
-        }
-        Ok(staged)
+        Run::new(self, job, view).report().await
     }
 
     async fn fetch_one(self, job: FetchArtifact) -> Result<Staged, MirrorError> {
         let mut first = None;
         let target = self.shelf.own().clone();
         for (base, trust) in &job.sources {
-            match self
-                .download(&target, base, *trust, &job.digest, None)
-                .await
-            {
+            let download = self
+                .downloads
+                .download(&target, base, *trust, &job.digest, None);
+            match download.await {
                 Ok(staged) => return Ok(staged),
                 Err(error) if error.is_local() => return Err(error),
                 Err(error) => {
@@ -312,160 +422,6 @@ impl Worker {
             }
         }
         Err(first.unwrap_or(MirrorError::NoSource))
-    }
-}
-
-/// One log from one holder.
-struct Run {
-    worker: Worker,
-    job: MirrorLog,
-    target: ArtifactStore,
-    key: Vec<u8>,
-    mark: MirrorMark,
-    report: MirrorReport,
-}
-
-impl Run {
-    async fn run(&mut self, view: Arc<LogView>) -> Result<(), MirrorError> {
-        let missing = self.mark.due(self.job.now, self.job.again);
-        if !self.fetch(missing).await? {
-            return Ok(());
-        }
-        while self.mark.next() < view.state.size() && !self.mark.is_full() {
-            let Some((slice, after)) = self.slice(&view).await? else {
-                break;
-            };
-            let entries = slice.entries.iter();
-            let wanted = entries
-                .filter(|entry| !self.mark.misses(&entry.digest))
-                .map(|entry| (entry.digest, entry.size))
-                .collect();
-            if !self.fetch(wanted).await? {
-                break;
-            }
-            self.mark.advance(after);
-            self.save().await?;
-        }
-        Ok(())
-    }
-
-    /// The slice at the mark, with the cursor after it.
-    async fn slice(
-        &self,
-        view: &Arc<LogView>,
-    ) -> Result<Option<(Signed<Slice>, u64)>, MirrorError> {
-        let (catalog, view) = (self.worker.catalog.clone(), Arc::clone(view));
-        let next = self.mark.next();
-        blocking(move || {
-            let record = catalog.slices(&view, next).next().transpose();
-            let Some(record) = record.map_err(io::Error::other)? else {
-                return Ok(None);
-            };
-            let line = view.reader.read(record.span)?;
-            // It was verified before it was stored; what the disk gives back is verified again.
-            let slice = Signed::<Slice>::verify(line.into()).map_err(io::Error::other)?;
-            Ok(Some((slice, record.next_cursor)))
-        })
-        .await
-    }
-
-    /// Fetches those of `wanted` that are not here. False when it has to stop before the end: the budget is used up,
-    /// too much is missing to remember, or the holder is gone.
-    async fn fetch(&mut self, wanted: Vec<(Digest, u64)>) -> Result<bool, MirrorError> {
-        let shelf = self.worker.shelf.clone();
-        let (held, wanted) = blocking(move || {
-            let (mut held, mut absent) = (Vec::new(), Vec::new());
-            for (digest, size) in wanted {
-                if shelf.contains(&digest)? {
-                    held.push(digest);
-                } else {
-                    absent.push((digest, size));
-                }
-            }
-            Ok((held, absent))
-        })
-        .await?;
-        held.iter().for_each(|digest| self.mark.found(digest, 0));
-        let mut left = self.job.budget.saturating_sub(self.mark.kept());
-        let mut affordable = Vec::new();
-        for (digest, size) in wanted {
-            match left.checked_sub(size) {
-                Some(after) => left = after,
-                None => {
-                    self.report.left_out = true;
-                    break;
-                }
-            }
-            affordable.push((digest, size));
-        }
-        let from = (self.job.base.clone(), self.job.trust);
-        let to = (self.worker.clone(), self.target.clone());
-        let downloads =
-            futures_util::stream::iter(affordable.into_iter().map(move |(digest, size)| {
-                let ((worker, target), (base, trust)) = (to.clone(), from.clone());
-                async move {
-                    let outcome = worker
-                        .download(&target, &base, trust, &digest, Some(size))
-                        .await;
-                    (digest, size, outcome)
-                }
-            }));
-        let mut batches = downloads
-            .buffer_unordered(CONCURRENCY)
-            .ready_chunks(COMMIT_SIZE);
-        let mut goes_on = true;
-        while let Some(batch) = batches.next().await {
-            let mut staged = Vec::with_capacity(batch.len());
-            let mut stop = None;
-            for (digest, size, outcome) in batch {
-                match outcome {
-                    Ok(artifact) => staged.push(artifact),
-                    Err(error) if error.is_local() => stop = Some(error),
-                    // Who is gone lacks nothing: the next run goes on here.
-                    Err(MirrorError::Fetch(error @ FetchError::Connect(_))) => {
-                        self.report.error = Some(MirrorError::Fetch(error).reason());
-                        goes_on = false;
-                    }
-                    Err(error) => goes_on &= self.mark.missed(digest, size, &error, self.job.now),
-                }
-            }
-            self.keep(staged).await?;
-            if let Some(error) = stop {
-                return Err(error);
-            }
-            if !goes_on {
-                break;
-            }
-        }
-        Ok(goes_on && !self.report.left_out)
-    }
-
-    async fn keep(&mut self, staged: Vec<Staged>) -> Result<(), MirrorError> {
-        let kept: Vec<(Digest, u64)> = staged.iter().map(|s| (s.digest(), s.size())).collect();
-        let count = kept.len() as u64;
-        let bytes: u64 = kept.iter().map(|(_, size)| size).sum();
-        let (shelf, publisher) = (self.worker.shelf.clone(), self.job.publisher);
-        blocking(move || shelf.keep(&publisher, staged)).await?;
-        for (digest, size) in &kept {
-            self.mark.found(digest, *size);
-        }
-        self.report.artifacts += count;
-        self.report.bytes += bytes;
-        self.worker.metrics.artifacts_mirrored(count, bytes);
-        Ok(())
-    }
-
-    /// Keeps the mark, if it is another one than the Store has.
-    async fn save(&mut self) -> Result<(), MirrorError> {
-        if !self.mark.take_changed() {
-            return Ok(());
-        }
-        let mut batch = Batch::default();
-        batch
-            .put(Tree::Meta, &self.key, &self.mark)
-            .map_err(io::Error::other)?;
-        let store = self.worker.store.clone();
-        blocking(move || store.apply(batch).map_err(io::Error::other)).await
     }
 }
 

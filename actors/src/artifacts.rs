@@ -1,17 +1,29 @@
-//! Which artifacts are held, and where: one look-up by digest over our own folder and every mirrored one.
+//! Which artifacts are held, and where: one look-up by digest over our own folder and every mirrored one, with what
+//! each publisher takes of the disk.
+
+mod listed;
+mod unsettled;
+mod usage;
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 
+pub use self::listed::{Listed, listed};
+use self::unsettled::Unsettled;
+pub use self::usage::Usage;
+use self::usage::Usages;
 use crate::home::Home;
 use crate::store::{Batch, Store, StoreError, Tree};
-use crate::vault::{ArtifactStore, Purpose, SpaceGuard, Staged};
+use crate::vault::{ArtifactStore, Bundle, BundleWriter, Purpose, SpaceGuard, Staged};
 
 /// Artifacts entered into the index together: bounds the memory of a rebuild.
 const NOTED_AT_ONCE: usize = 1024;
+/// Bundles that may wait in the background; who brings more settles one himself.
+const MAX_UNSETTLED: usize = 4;
 
 /// Finds and keeps artifacts. Cloning shares.
 #[derive(Clone)]
@@ -20,6 +32,10 @@ pub struct ArtifactShelf {
     store: Store,
     space: SpaceGuard,
     own: ArtifactStore,
+    unsettled: Arc<Unsettled>,
+    usages: Arc<Usages>,
+    /// One bundle is settled at a time: more would only take the disk from each other.
+    settling: Arc<Mutex<()>>,
 }
 
 impl ArtifactShelf {
@@ -32,6 +48,9 @@ impl ArtifactShelf {
             store,
             space,
             own,
+            unsettled: Arc::default(),
+            usages: Arc::default(),
+            settling: Arc::default(),
         }
     }
 
@@ -39,6 +58,12 @@ impl ArtifactShelf {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.space.check(0).is_ok()
+    }
+
+    /// Bytes that stay free: `storage.min_free`.
+    #[must_use]
+    pub fn min_free(&self) -> u64 {
+        self.space.min_free()
     }
 
     /// Our own artifacts.
@@ -58,14 +83,25 @@ impl ArtifactShelf {
         if let Some(found) = self.own.open(digest)? {
             return Ok(Some(found));
         }
-        let publisher: Option<Did> = self
-            .store
-            .get(Tree::Artifacts, &digest.0)
-            .map_err(io::Error::other)?;
-        match publisher {
+        // Before its bundle is settled, a file is half or not there.
+        if let Some((bundle, member)) = self.unsettled.find(digest) {
+            let bytes = match bundle.read(&member) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+                read => read?,
+            };
+            // A file without a name, so that none is touched while the bundle is being settled.
+            let staged = bundle.store().stage_bytes(&bytes)?;
+            return Ok(Some((File::open(staged.path())?, member.size)));
+        }
+        match self.publisher_of(digest)? {
             Some(publisher) => self.mirrored(&publisher).open(digest),
             None => Ok(None),
         }
+    }
+
+    fn publisher_of(&self, digest: &Digest) -> io::Result<Option<Did>> {
+        let found = self.store.get(Tree::Artifacts, &digest.0);
+        found.map_err(io::Error::other)
     }
 
     /// [`ArtifactShelf::open`], after its bytes were read and found to be what the digest names: a copy that the disk
@@ -84,16 +120,107 @@ impl ArtifactShelf {
         Ok(Some(file))
     }
 
-    /// Whether an artifact is held, with its length.
+    /// Whether an artifact is held.
     pub fn contains(&self, digest: &Digest) -> io::Result<bool> {
-        Ok(self.open(digest)?.is_some())
+        if self.unsettled.find(digest).is_some() {
+            return Ok(true);
+        }
+        match self.publisher_of(digest)? {
+            Some(publisher) if self.mirrored(&publisher).contains(digest) => Ok(true),
+            _ => Ok(self.own.contains(digest)),
+        }
     }
 
     /// Makes mirrored artifacts of `publisher` durable, then findable. Errors: disk, index.
     pub fn keep(&self, publisher: &Did, staged: Vec<Staged>) -> io::Result<()> {
-        let digests: Vec<Digest> = staged.iter().map(Staged::digest).collect();
+        let kept: Vec<(Digest, u64)> = staged.iter().map(|s| (s.digest(), s.size())).collect();
+        self.usage(publisher)?;
         self.mirrored(publisher).commit(Purpose::Mirror, staged)?;
-        self.note(publisher, &digests).map_err(io::Error::other)
+        let digests: Vec<Digest> = kept.iter().map(|(digest, _)| *digest).collect();
+        self.note(publisher, &digests).map_err(io::Error::other)?;
+        self.usages
+            .add(publisher, kept.iter().map(|(_, size)| *size));
+        Ok(())
+    }
+
+    /// [`ArtifactShelf::keep`] for many small ones together. What is returned is to be settled in the background.
+    pub fn keep_bundle(
+        &self,
+        publisher: &Did,
+        bundle: BundleWriter,
+    ) -> io::Result<Option<Arc<Bundle>>> {
+        if bundle.members().is_empty() {
+            return Ok(None);
+        }
+        self.usage(publisher)?;
+        let bundle = Arc::new(bundle.finish()?);
+        let waiting = self.unsettled.add(*publisher, &bundle);
+        let sizes = bundle.members().iter().map(|member| member.size);
+        self.usages.add(publisher, sizes);
+        if waiting <= MAX_UNSETTLED {
+            return Ok(Some(bundle));
+        }
+        self.settle(&bundle)?;
+        Ok(None)
+    }
+
+    /// Gives each artifact of a bundle its file, and removes the bundle. Errors: disk, index; then it stays for the next
+    /// attempt, and its artifacts are held all the same.
+    pub fn settle(&self, bundle: &Arc<Bundle>) -> io::Result<()> {
+        let _turn = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(publisher) = self.unsettled.publisher(bundle) else {
+            return Ok(());
+        };
+        let settled = bundle.settle()?;
+        for digests in settled.chunks(NOTED_AT_ONCE) {
+            self.note(&publisher, digests).map_err(io::Error::other)?;
+        }
+        self.unsettled.remove(bundle);
+        bundle.remove()
+    }
+
+    /// Settles every bundle that waits.
+    pub fn settle_all(&self) -> io::Result<()> {
+        for bundle in self.unsettled.all() {
+            self.settle(&bundle)?;
+        }
+        Ok(())
+    }
+
+    /// Whether bundles wait to be settled.
+    #[must_use]
+    pub fn has_unsettled(&self) -> bool {
+        !self.unsettled.all().is_empty()
+    }
+
+    /// What is mirrored in the name of `publisher`. The first time its folder is read.
+    pub fn usage(&self, publisher: &Did) -> io::Result<Usage> {
+        if let Some(usage) = self.usages.get(publisher) {
+            return Ok(usage);
+        }
+        self.settle_all()?;
+        let mut usage = Usage::default();
+        for artifact in self.mirrored(publisher).list()? {
+            usage.add(artifact?.1);
+        }
+        Ok(self.usages.first(publisher, usage))
+    }
+
+    /// What is mirrored of everybody, by publisher.
+    pub fn usages(&self) -> io::Result<Vec<(Did, Usage)>> {
+        let publishers = self.home.cached_publishers()?.into_iter();
+        publishers
+            .map(|publisher| Ok((publisher, self.usage(&publisher)?)))
+            .collect()
+    }
+
+    /// What our own artifacts take.
+    pub fn own_usage(&self) -> io::Result<Usage> {
+        let mut usage = Usage::default();
+        for artifact in self.own.list()? {
+            usage.add(artifact?.1);
+        }
+        Ok(usage)
     }
 
     /// How many artifacts are held, after every mirrored one was entered into the index anew.
@@ -109,6 +236,7 @@ impl ArtifactShelf {
     /// Enters every mirrored artifact into the index: an index that was not closed in order may lack the last ones,
     /// and their files are the truth. Answers how many there are.
     pub fn find_mirrored(&self) -> io::Result<u64> {
+        self.settle_all()?;
         let mut count = 0;
         for publisher in self.home.cached_publishers()? {
             let mut digests = Vec::with_capacity(NOTED_AT_ONCE);
@@ -125,11 +253,15 @@ impl ArtifactShelf {
         Ok(count)
     }
 
-    /// Removes what unfinished writes left behind.
+    /// Removes what unfinished writes left behind, and takes up the bundles that were not settled.
     pub fn clean(&self) -> io::Result<()> {
         self.own.clean_temps()?;
         for publisher in self.home.cached_publishers()? {
-            self.mirrored(&publisher).clean_temps()?;
+            let store = self.mirrored(&publisher);
+            store.clean_temps()?;
+            for bundle in store.bundles()? {
+                self.unsettled.add(publisher, &Arc::new(bundle));
+            }
         }
         Ok(())
     }
@@ -142,3 +274,7 @@ impl ArtifactShelf {
         self.store.apply(batch)
     }
 }
+
+#[cfg(test)]
+#[path = "artifacts_tests.rs"]
+mod tests;

@@ -24,15 +24,16 @@ use tracing::{debug, info, warn};
 pub use self::messages::{
     ListPeers, PutPeer, Refresh, ReloadRoster, RemovePeer, Reschedule, SyncError,
 };
-use self::mirroring::Mirroring;
+use self::mirroring::{Holdings, Mirrored, MirroredLog, Mirroring};
 pub use self::view::{PeerView, RosterView};
 use self::watching::Watching;
-use crate::artifact_mirror::{MirrorLog, MirrorReport};
+use crate::artifact_mirror::{Availability, Holder, MirrorLog, Work};
 use crate::failpoint;
 use crate::fetch::Trust;
 use crate::metrics::Metrics;
 use crate::pull::{HeldList, PeerReport, Puller};
 use crate::roster::{RosterFile, RosterPeer};
+use crate::settings::CheckAvailability;
 use crate::store::{Batch, Store, Tree};
 
 /// How often the roster file is looked at: a person who edits it sees the node follow within this.
@@ -48,6 +49,8 @@ pub struct SyncOptions {
     pub seed: u64,
     /// Whether peers are followed without being asked to.
     pub background: bool,
+    /// Whether artifacts that are not mirrored are looked for.
+    pub check: CheckAvailability,
 }
 
 /// What a caller still waits for of one peer.
@@ -81,6 +84,10 @@ pub struct FederationSync {
     mirroring: BTreeMap<Did, Option<PeerReport>>,
     /// What each peer listed last.
     held_lists: BTreeMap<Did, HeldList>,
+    /// Who holds which log, and who of them gave false bytes.
+    holdings: Holdings,
+    /// What the last run for each peer found of what it announces.
+    available: BTreeMap<Did, Availability>,
     /// Who is listened to.
     watching: Watching,
     timer: Option<SpawnHandle>,
@@ -109,6 +116,8 @@ impl FederationSync {
             mirror_wanted: BTreeSet::new(),
             mirroring: BTreeMap::new(),
             held_lists: BTreeMap::new(),
+            holdings: Holdings::default(),
+            available: BTreeMap::new(),
             watching: Watching::default(),
             timer: None,
         }
@@ -173,13 +182,18 @@ impl FederationSync {
         let did = report.did;
         let peer = self.roster.peer(&did).cloned();
         let again = self.mirror_wanted.remove(&did);
-        let wanted = peer
+        let keeps = peer
             .as_ref()
             .is_some_and(|peer| again || peer.mirror || self.mirroring.contains_key(&did));
+        let looks = mirroring::looking(self.options.check).filter(|_| peer.is_some());
+        let work = if keeps { Some(Work::Keep) } else { looks };
+        if peer.is_some() {
+            self.holdings.note(&report);
+        }
         if let Some(list) = report.list.take().filter(|_| peer.is_some()) {
             self.held_lists.insert(did, list);
         }
-        if !wanted {
+        if !keeps && !self.holdings.is_charged(&did) {
             // What an earlier run found is nothing that this peer is followed for any more.
             let outcome = Outcome::Verified;
             self.step(Input::Mirrored { peer: did, outcome }, ctx);
@@ -195,15 +209,16 @@ impl FederationSync {
         report.state = self.state(&did);
         self.tell(&report);
         let reached = !matches!(report.outcome, Outcome::Unreachable(_));
-        let mirrors = wanted && reached && report.base.is_some();
-        self.report(&report, mirrors && again);
-        if mirrors {
-            self.mirror(report, again, ctx);
+        let work = work.filter(|_| reached && report.base.is_some());
+        report.availability = self.available.get(&did).cloned();
+        self.report(&report, work.is_some() && (again || !keeps));
+        if let Some(work) = work {
+            self.mirror(report, work, again, ctx);
         }
     }
 
-    /// Mirrors what the pull brought; one run a peer at a time.
-    fn mirror(&mut self, report: PeerReport, again: bool, ctx: &mut Context<Self>) {
+    /// Mirrors, or looks for, what the pull brought; one run a peer at a time.
+    fn mirror(&mut self, report: PeerReport, work: Work, again: bool, ctx: &mut Context<Self>) {
         let did = report.did;
         if let Some(next) = self.mirroring.get_mut(&did) {
             // The run under way sees what is new; only an operator's wish wants a run of its own.
@@ -215,26 +230,41 @@ impl FederationSync {
         let Some((base, peer)) = report.base.clone().zip(self.roster.peer(&did)) else {
             return;
         };
+        let trust = match peer.url {
+            Some(_) => Trust::Operator,
+            None => Trust::Stranger,
+        };
         let listed = &self.roster.roster().peers;
+        let log = |publisher: Did, counts: bool| {
+            let first = Holder {
+                did,
+                base: base.clone(),
+                trust,
+            };
+            let holders = self
+                .holdings
+                .holders(publisher, first, listed, &self.puller);
+            MirroredLog {
+                publisher,
+                counts,
+                holders,
+            }
+        };
         let counts = |publisher: &Did| listed.iter().all(|peer| peer.did != *publisher);
-        let held = report.held.iter().map(|held| (held.did, counts(&held.did)));
+        let held = report.held.iter().map(|held| held.did);
+        let held = held.map(|publisher| log(publisher, counts(&publisher)));
         let job = Mirroring {
             peer: did,
-            base,
-            trust: if peer.url.is_some() {
-                Trust::Operator
-            } else {
-                Trust::Stranger
-            },
-            logs: std::iter::once((did, false)).chain(held).collect(),
+            logs: std::iter::once(log(did, false)).chain(held).collect(),
+            work,
             budget: self.puller.limits.max_held_bytes,
             again,
             now: self.puller.clock.now(),
         };
         self.mirroring.insert(did, None);
         let run = mirroring::run(self.mirror.clone(), job);
-        ctx.spawn(run.into_actor(self).map(|(mirrored, outcome), this, ctx| {
-            this.mirrored(report, mirrored, outcome, ctx);
+        ctx.spawn(run.into_actor(self).map(move |mirrored, this, ctx| {
+            this.mirrored(report, work, mirrored, ctx);
         }));
     }
 
@@ -242,13 +272,30 @@ impl FederationSync {
     fn mirrored(
         &mut self,
         mut report: PeerReport,
-        mirrored: MirrorReport,
-        outcome: Outcome,
+        work: Work,
+        mirrored: Mirrored,
         ctx: &mut Context<Self>,
     ) {
         let did = report.did;
+        let Mirrored {
+            report: mirrored,
+            outcome,
+            charges,
+        } = mirrored;
         let next = self.mirroring.remove(&did).flatten();
-        report.mirrored = Some(mirrored);
+        let availability = mirrored.availability.clone();
+        self.available.insert(did, availability.clone());
+        report.availability = Some(availability);
+        report.mirrored = (work == Work::Keep).then_some(mirrored);
+        for peer in self.holdings.charge(did, &charges) {
+            let outcome = Outcome::Verified;
+            self.step(Input::Mirrored { peer, outcome }, ctx);
+        }
+        for (peer, reason) in charges {
+            warn!(%peer, code = reason.code, reason = reason.detail, "a holder gave false bytes");
+            let outcome = Outcome::Refused(reason);
+            self.step(Input::Mirrored { peer, outcome }, ctx);
+        }
         if let (Outcome::Refused(reason) | Outcome::Local(reason), None) = (&outcome, &report.error)
         {
             warn!(peer = %did, code = reason.code, reason = reason.detail, "mirror run failed");
@@ -259,7 +306,7 @@ impl FederationSync {
         report.state = self.state(&did);
         match next {
             // Whoever waits asked after this run had begun, or can wait for the next one as well.
-            Some(next) => self.mirror(next, true, ctx),
+            Some(next) => self.mirror(next, Work::Keep, true, ctx),
             None => self.report_mirrored(&report),
         }
     }
@@ -364,6 +411,8 @@ impl FederationSync {
             waiting.pending.retain(|did, _| followed.contains(did));
         }
         self.held_lists.retain(|did, _| followed.contains(did));
+        self.holdings.retain(|did| followed.contains(did));
+        self.available.retain(|did, _| followed.contains(did));
         self.listen_to_no_other(&followed, ctx);
         self.answer();
         self.step(Input::Roster(roster), ctx);
@@ -392,7 +441,10 @@ impl FederationSync {
     }
 
     fn view(&self, peer: &RosterPeer) -> PeerView {
-        PeerView::new(peer, self.core.health(&peer.did), &self.puller)
+        PeerView {
+            availability: self.available.get(&peer.did).cloned(),
+            ..PeerView::new(peer, self.core.health(&peer.did), &self.puller)
+        }
     }
 
     fn refresh(
@@ -420,7 +472,7 @@ impl FederationSync {
         }
         let (reply, answer) = oneshot::channel();
         self.waiting.push(Waiting {
-            mirror: message.mirror,
+            mirror: message.mirror || self.options.check != CheckAvailability::Off,
             pending: pending.into_iter().map(|did| (did, Phase::Pull)).collect(),
             reports: Vec::new(),
             reply,
@@ -451,6 +503,8 @@ impl Supervised for FederationSync {
         self.mirror_wanted.clear();
         self.mirroring.clear();
         self.held_lists.clear();
+        self.holdings = Holdings::default();
+        self.available.clear();
         self.timer = None;
     }
 }
@@ -521,6 +575,7 @@ impl Handler<Reschedule> for FederationSync {
     fn handle(&mut self, message: Reschedule, ctx: &mut Self::Context) {
         strike();
         self.options.schedule = message.schedule;
+        self.options.check = message.check;
         self.puller.limits = message.limits;
         self.core
             .reschedule(message.schedule, self.puller.clock.now());

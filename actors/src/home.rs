@@ -362,10 +362,27 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
+/// A file system in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskBytes {
+    /// What an unprivileged process may still write.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// The file system that holds `path`.
+pub fn disk_bytes(path: &Path) -> io::Result<DiskBytes> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(DiskBytes {
+        free: system.f_bavail.saturating_mul(system.f_frsize),
+        total: system.f_blocks.saturating_mul(system.f_frsize),
+    })
+}
+
 /// How many bytes an unprivileged process may still write to the file system that holds `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let system = rustix::fs::statvfs(path)?;
-    Ok(system.f_bavail.saturating_mul(system.f_frsize))
+    disk_bytes(path).map(|disk| disk.free)
 }
 
 #[cfg(test)]

@@ -117,6 +117,7 @@ impl Puller {
             held: Vec::new(),
             left_out: Vec::new(),
             mirrored: None,
+            availability: None,
             outcome: Outcome::Verified,
             base: None,
             own_head: None,

@@ -119,12 +119,27 @@ pub struct FederationSettings {
     pub max_held_bytes: u64,
     /// Pulls that run at the same time. Default 8.
     pub concurrency: u32,
+    /// Whether artifacts that logs announce, and that are not mirrored, are looked for at their holders. Default off.
+    pub check_availability: CheckAvailability,
     /// Entries kept of each followed log, at least; earlier ones are pruned. 0 keeps all. Default 0.
     pub prune_entries: u64,
     /// Bytes kept of each followed log's journal, at most. 0 keeps all. Default 0.
     pub prune_bytes: u64,
     /// Seconds for which entries of followed logs are kept. 0 keeps them for ever. Default 0.
     pub prune_age_s: u64,
+}
+
+/// How many of the artifacts that new entries announce are looked for, where they are not mirrored: one HEAD each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckAvailability {
+    /// None.
+    #[default]
+    Off,
+    /// Sixteen a pull, far from each other.
+    Sample,
+    /// All, two thousand a pull.
+    All,
 }
 
 /// `[gateway]`: bounds of the TCP gateway.
@@ -153,6 +168,10 @@ pub struct MetricsSettings {
 pub struct StorageSettings {
     /// Bytes that must stay free on the disk of the home; a write that would go below is refused. Default 64 MiB.
     pub min_free: u64,
+    /// Bytes of artifacts that are mirrored of one publisher, 0 is no limit. Default 16 GiB.
+    pub publisher_quota: u64,
+    /// Bytes of artifacts that are mirrored of all publishers together, 0 is no limit. Default 256 GiB.
+    pub mirror_quota: u64,
     /// MiB of memory for the database cache. Default 8.
     pub cache_mib: u64,
 }
@@ -188,6 +207,7 @@ impl Default for FederationSettings {
             max_held_logs: 256,
             max_held_bytes: 1 << 30,
             concurrency: 8,
+            check_availability: CheckAvailability::Off,
             prune_entries: 0,
             prune_bytes: 0,
             prune_age_s: 0,
@@ -209,6 +229,8 @@ impl Default for StorageSettings {
     fn default() -> Self {
         Self {
             min_free: 64 << 20,
+            publisher_quota: 16 << 30,
+            mirror_quota: 256 << 30,
             cache_mib: 8,
         }
     }

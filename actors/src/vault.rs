@@ -5,12 +5,14 @@
 //! | [`write_atomic`] | one small file: temp → fsync → rename → fsync of the folder |
 //! | [`Journal`] | an append-only log of lines: one write and one fsync for many |
 //! | [`ArtifactStore`] | files named by their BLAKE3: many made durable by one group commit |
+//! | [`Bundle`] | many small ones durable by one write, before each has its file |
 //! | [`SpaceGuard`] | refuses before the disk is full |
 //!
 //! All of it blocks: it is called from an actor's own thread or from a blocking task. What a call reports as done is on
 //! the disk; what failed left nothing behind.
 
 mod artifacts;
+mod bundle;
 mod journal;
 mod scan;
 
@@ -23,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use artifacts::{ArtifactStore, Purpose, Staged, Staging};
+pub use bundle::{Bundle, BundleWriter, MAX_MEMBER, Member, header, member_bytes};
 pub use journal::{
     FileCache, FileId, Journal, JournalFile, JournalReader, MAX_FILE, MAX_LINE, Replace, Replaced,
     Span,
@@ -164,6 +167,12 @@ impl SpaceGuard {
                 }),
             }),
         }
+    }
+
+    /// Bytes that stay free.
+    #[must_use]
+    pub fn min_free(&self) -> u64 {
+        self.inner.min_free
     }
 
     /// Whether `bytes` more may be written. Errors: [`io::ErrorKind::StorageFull`], saying how much is free.

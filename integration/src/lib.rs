@@ -8,6 +8,7 @@
 //! | [`log`] | a log as a stranger reads it from a node, verified with `hn-protocol` alone |
 //! | [`converge`] | waits with a bound that say, when missed, who differs |
 //! | [`fault`] | what is done to a node, as data, drawn from a seed that a failure prints |
+//! | [`holder`] | mallory: she passes on logs as they are, and gives artifacts as she likes |
 //! | [`hostile`] | eve: a publisher with a real key and a real socket, who lies |
 //! | [`stranger`] | a publisher that shares no code with ours, made from `spec/` alone |
 //!
@@ -23,6 +24,7 @@ pub mod binary;
 pub mod cluster;
 pub mod converge;
 pub mod fault;
+pub mod holder;
 pub mod hostile;
 pub mod log;
 pub mod net;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `federation` | nodes publish, follow, mirror, go away and come back |
 //! | `refusal` | what a hostile peer says is refused, and costs nothing that was accepted |
+//! | `mirror` | artifacts come many at once, from whoever has them, within their bounds |
 //! | `bodies` | what no parser should read is refused on the socket too |
 //! | `crash` | a crash at any point loses nothing that was acknowledged |
 //! | `recovery` | what crashes and old copies leave behind is mended without a hand |
@@ -28,6 +29,7 @@ mod federation;
 mod gateway;
 mod home;
 mod independent;
+mod mirror;
 mod proof;
 mod prune;
 mod recovery;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter};
 use actix_web::web;
-use hn_actors::artifact_mirror::ArtifactMirror;
+use hn_actors::artifact_mirror::{ArtifactMirror, MirrorLimits};
 use hn_actors::artifacts::ArtifactShelf;
 use hn_actors::catalog::Catalog;
 use hn_actors::clock::{Clock, ClockError};
@@ -245,7 +245,7 @@ impl Node {
         artifacts
             .clean()
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        if opened.may_lack() {
+        if opened.may_lack() || artifacts.has_unsettled() {
             // Beside the start: until it has ended, an artifact mirrored just before a crash may be asked for in vain.
             let artifacts = artifacts.clone();
             tokio::task::spawn_blocking(move || match artifacts.find_mirrored() {
@@ -272,8 +272,8 @@ impl Node {
                 presence_ttl: Duration::from_secs(settings.presence.ttl_s),
                 clock,
                 metrics: metrics.clone(),
-                prune: prune_policy(&settings),
                 forks: forks.clone(),
+                prune: prune_policy(&settings),
             };
             let shelf = Shelf {
                 home: home.clone(),
@@ -297,6 +297,7 @@ impl Node {
                 catalog.clone(),
                 artifacts.clone(),
                 store.clone(),
+                mirror_limits(&settings),
                 metrics.clone(),
             );
             supervise(
@@ -313,6 +314,7 @@ impl Node {
                 schedule: schedule(&settings),
                 seed: rand::random(),
                 background,
+                check: settings.federation.check_availability,
             };
             let puller = Puller {
                 fetch: fetch.clone(),
@@ -398,6 +400,7 @@ impl Node {
             profile,
             alias,
             listeners: gateway.clone().recipient(),
+            mirror_limits: mirror_limits(&settings),
             admission: Admission::default(),
         };
         let socket = match mode {
@@ -436,6 +439,7 @@ impl NodeHandle {
         let reschedule = Reschedule {
             schedule: schedule(&settings),
             limits: limits(&settings),
+            check: settings.federation.check_availability,
         };
         self.sync.send(reschedule).await.map_err(up)?;
         self.sync.send(ReloadRoster).await.map_err(up)
@@ -528,6 +532,13 @@ fn limits(settings: &Settings) -> PullLimits {
         page_slices: settings.federation.page_slices,
         max_held_logs: settings.federation.max_held_logs as usize,
         max_held_bytes: settings.federation.max_held_bytes,
+    }
+}
+
+fn mirror_limits(settings: &Settings) -> MirrorLimits {
+    MirrorLimits {
+        publisher_quota: settings.storage.publisher_quota,
+        mirror_quota: settings.storage.mirror_quota,
     }
 }
 

@@ -1,4 +1,4 @@
-//! How far a log is mirrored from one holder, and what of it that holder did not have.
+//! How far a log was mirrored, or looked through, in the name of one peer, and what of it no holder had.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,36 +9,53 @@ use hn_protocol::federation::Reason;
 use hn_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::MirrorError;
+use super::{Availability, Limit, MirrorError, Work};
 
-/// How long what was missing is left alone, unless an operator asks: a holder that lacks one artifact is not asked for
+/// How long what was missing is left alone, unless an operator asks: holders that lack one artifact are not asked for
 /// it with every pull.
 const RETRY: Duration = Duration::from_secs(300);
-/// The most missing artifacts that are remembered a log and holder: their record stays below the Store's 16 KiB. Where
+/// The most missing artifacts that are remembered a log and peer: their record stays below the Store's 16 KiB. Where
 /// there are more, the mark stops and goes on when some were found.
 pub(super) const MAX_MISSING: usize = 256;
 /// The most characters of the reason that are kept with them.
 const MAX_DETAIL: usize = 200;
+/// The most holders of false bytes that are remembered with them.
+const MAX_LIARS: usize = 4;
+/// The most missing artifacts that a report names.
+pub(super) const MAX_NAMED: usize = 16;
 
-/// The key of a mark in the Store.
-pub(super) fn key(publisher: &Did, holder: &Did) -> Vec<u8> {
-    [
-        b"mirror/".as_slice(),
-        publisher.public_key(),
-        holder.public_key(),
-    ]
-    .concat()
+/// The key of a mark in the Store. What an earlier version kept under another one is not read: it looks again.
+pub(super) fn key(work: Work, publisher: &Did, peer: &Did) -> Vec<u8> {
+    match work {
+        Work::Keep => [keys_of(publisher).as_slice(), peer.public_key()].concat(),
+        Work::Sample | Work::Check => {
+            let kind: &[u8] = b"available/";
+            [kind, publisher.public_key(), peer.public_key()].concat()
+        }
+    }
 }
 
-/// Every artifact before `next` is here, or among the missing.
+/// What the keys of all marks of the mirror of a log begin with.
+pub(super) fn keys_of(publisher: &Did) -> Vec<u8> {
+    [b"mirror-2/".as_slice(), publisher.public_key()].concat()
+}
+
+/// Every artifact before `next` is here, or among the missing; of those that were only looked for, it can be had.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MirrorMark {
     next: u64,
     kept: u64,
-    /// Digest and size of what the holder did not have, or what did not verify.
+    /// Entries that were looked at, and those of them whose artifact was here.
+    looked: u64,
+    held: u64,
+    /// Digest and size of what no holder had, or what did not verify.
     missing: BTreeMap<Digest, u64>,
     /// Code and detail of why one of them is missing, a lie before an absence; with whether it is one.
     why: Option<(String, String, bool)>,
+    /// Who gave false bytes for what is missing: holder, code, detail.
+    liars: Vec<(Did, String, String)>,
+    /// What keeps the rest of the log out.
+    limit: Option<Limit>,
     /// Since when the missing are left alone.
     tried: Option<Timestamp>,
     /// The Store has another one.
@@ -90,6 +107,7 @@ impl MirrorMark {
         }
         self.tried = Some(now);
         self.why = None;
+        self.liars.clear();
         self.changed = true;
         self.missing.iter().map(|(d, size)| (*d, *size)).collect()
     }
@@ -109,7 +127,55 @@ impl MirrorMark {
         self.changed = true;
         if self.missing.is_empty() {
             self.why = None;
+            self.liars.clear();
             self.tried = None;
+        }
+    }
+
+    /// So many more entries were looked at, and of so many the artifact was here.
+    pub(super) const fn looked(&mut self, entries: u64, held: u64) {
+        self.looked = self.looked.saturating_add(entries);
+        self.held = self.held.saturating_add(held);
+        self.changed = true;
+    }
+
+    /// What keeps the rest of the log out now, if anything does.
+    pub(super) fn set_limit(&mut self, limit: Option<Limit>) {
+        self.changed |= self.limit != limit;
+        self.limit = limit;
+    }
+
+    /// What keeps the rest of the log out.
+    pub(super) const fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    /// A holder gave false bytes for something that is missing.
+    pub(super) fn lied(&mut self, holder: Did, reason: &Reason) {
+        let known = self.liars.iter().any(|(liar, _, _)| *liar == holder);
+        if !known && self.liars.len() < MAX_LIARS {
+            let detail = reason.detail.chars().take(MAX_DETAIL).collect();
+            self.liars.push((holder, reason.code.clone(), detail));
+            self.changed = true;
+        }
+    }
+
+    /// Who gave false bytes for what is missing still.
+    pub(super) fn liars(&self) -> impl Iterator<Item = (Did, Reason)> {
+        self.liars.iter().map(|(liar, code, detail)| {
+            let (code, detail) = (code.clone(), detail.clone());
+            (*liar, Reason { code, detail })
+        })
+    }
+
+    /// What is known of a log of `size` entries.
+    pub(super) fn availability(&self, size: u64) -> Availability {
+        Availability {
+            announced: size,
+            looked: self.looked,
+            held: self.held,
+            missing: self.missing(),
+            named: self.missing.keys().take(MAX_NAMED).copied().collect(),
         }
     }
 
@@ -200,11 +266,33 @@ mod tests {
             let digest = Digest::of(&n.to_be_bytes());
             assert!(mark.missed(digest, u64::MAX, &absent(), Timestamp(u64::MAX)));
         }
+        for n in 0..=MAX_LIARS as u8 {
+            let (code, detail) = ("c".repeat(30), "\u{1f600}".repeat(1000));
+            let liar = hn_protocol::did::SecretSeed::from_bytes([n; 32]).did();
+            mark.lied(liar, &Reason { code, detail });
+        }
         assert!(mark.is_full());
         assert!(!mark.missed(Digest::of(b"more"), 1, &absent(), Timestamp(0)));
         let mut batch = Batch::default();
         batch
             .put(Tree::Meta, b"mark", &mark)
             .unwrap_or_else(|error| unreachable!("{MAX_VALUE} bytes: {error}"));
+    }
+
+    #[test]
+    fn who_lied_is_remembered_as_long_as_something_is_missing_for_it() {
+        let liar = hn_protocol::did::SecretSeed::from_bytes([1; 32]).did();
+        let (code, detail) = ("artifact_mismatch".to_owned(), "x".repeat(1000));
+        let reason = Reason { code, detail };
+        let mut mark = MirrorMark::default();
+        let digest = Digest::of(b"gone");
+        mark.missed(digest, 4, &absent(), Timestamp(0));
+        mark.lied(liar, &reason);
+        mark.lied(liar, &reason);
+        let liars: Vec<_> = mark.liars().collect();
+        assert_eq!(liars.len(), 1);
+        assert_eq!((liars[0].0, liars[0].1.detail.len()), (liar, MAX_DETAIL));
+        mark.found(&digest, 4);
+        assert_eq!(mark.liars().count(), 0);
     }
 }

@@ -7,6 +7,7 @@ use hn_protocol::federation::Schedule;
 use super::view::{PeerView, RosterView};
 use crate::pull::{PeerReport, PullLimits};
 use crate::roster::{RosterError, RosterPeer};
+use crate::settings::CheckAvailability;
 
 /// Pulls from `peer`, or from every one, now; answers when all of it has ended.
 #[derive(Message)]
@@ -52,6 +53,8 @@ pub struct Reschedule {
     pub schedule: Schedule,
     /// Bounds of each pull.
     pub limits: PullLimits,
+    /// Whether artifacts that are not mirrored are looked for.
+    pub check: CheckAvailability,
 }
 
 /// Why a request about peers was refused.

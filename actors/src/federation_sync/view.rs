@@ -7,6 +7,7 @@ use hn_protocol::time::Timestamp;
 use serde::Serialize;
 use url::Url;
 
+use crate::artifact_mirror::Availability;
 use crate::pull::Puller;
 use crate::roster::{RosterPeer, Scope};
 
@@ -53,6 +54,9 @@ pub struct PeerView {
     pub log_root: String,
     /// When an answer last verified.
     pub last_sync: Option<String>,
+    /// What can be had of what it announces, as far as the last run looked; absent before one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub availability: Option<Availability>,
 }
 
 impl PeerView {
@@ -90,6 +94,7 @@ impl PeerView {
             last_sync: health
                 .and_then(|(health, _)| health.last_sync)
                 .map(|at| at.to_string()),
+            availability: None,
         }
     }
 }

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::problem::Problem;
-use super::{GatewayState, artifact, forks, other_methods, parse_did, publish, read, status};
+use super::{
+    GatewayState, artifact, forks, other_methods, parse_did, publish, read, status, storage,
+};
 use crate::artifact_mirror::FetchArtifact;
 use crate::catalog::{LogView, ReadError};
 use crate::failpoint;
@@ -44,6 +46,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(read("/admin/status", status::status))
         .service(read("/admin/log/entries", entries))
         .service(read("/admin/artifact/{digest}", fetch))
+        .service(read("/admin/storage", storage::storage))
         .service(read("/admin/federation/peers", list_peers))
         .service(post("/admin/log/publish", web::post().to(publish::publish)))
         .service(read("/admin/federation/forks", forks::list))

@@ -5,6 +5,7 @@
 
 mod admin;
 mod artifact;
+mod batch;
 mod connections;
 mod federate;
 mod forks;
@@ -17,7 +18,8 @@ pub mod problem;
 mod proof;
 mod publish;
 mod status;
-mod tar_stream;
+mod storage;
+pub(crate) mod tar_stream;
 mod watch;
 
 use std::net::{SocketAddr, TcpListener};
@@ -35,6 +37,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, warn};
 use url::Url;
 
+pub(crate) use batch::MAX_LIMIT as MAX_BATCH;
 use connections::Connections;
 pub use guard::Guard;
 use heads::Heads;
@@ -44,7 +47,7 @@ use problem::Problem;
 pub use publish::{BATCH_BYTES, BATCH_FILES};
 use watch::Streams;
 
-use crate::artifact_mirror::FetchArtifact;
+use crate::artifact_mirror::{FetchArtifact, MirrorLimits};
 use crate::artifacts::ArtifactShelf;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
@@ -135,6 +138,8 @@ pub struct GatewayState {
     pub alias: String,
     /// The gateway itself, asked for its addresses.
     pub listeners: Recipient<GetListeners>,
+    /// How much may be mirrored.
+    pub mirror_limits: MirrorLimits,
     /// How much is under way.
     pub admission: Admission,
 }
@@ -145,6 +150,7 @@ pub struct Admission {
     publications: Arc<Semaphore>,
     pages: PageBudget,
     heads: Heads,
+    batches: Arc<Semaphore>,
     prover: Prover,
     streams: Arc<Streams>,
 }
@@ -156,6 +162,7 @@ impl Default for Admission {
             publications: Arc::new(Semaphore::new(PUBLICATIONS)),
             pages: PageBudget::default(),
             heads: Heads::default(),
+            batches: Arc::new(Semaphore::new(batch::AT_ONCE)),
             prover: Prover::default(),
             streams: Arc::default(),
         }
@@ -377,6 +384,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/federate/index", federate::index))
         .service(read("/federate/peers", heads::peers))
         .service(read("/federate/forks", forks::forks))
+        .service(read("/federate/artifacts", batch::artifacts))
         .service(read("/federate/proof/{publisher}/{seq}", proof::get))
         .service(read("/federate/watch", watch::watch))
         .service(read("/artifact/{digest}", artifact::get))

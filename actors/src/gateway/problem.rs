@@ -315,10 +315,14 @@ impl From<MirrorError> for Problem {
     fn from(error: MirrorError) -> Self {
         let detail = error.to_string();
         match error {
-            MirrorError::NoSource => Self::new("unknown_artifact", detail),
+            MirrorError::NoSource | MirrorError::Absent => Self::new("unknown_artifact", detail),
             MirrorError::Full(_) => full(detail),
             MirrorError::Failed(_) => Self::internal(&detail),
-            MirrorError::Digest { .. } | MirrorError::Size(_) => {
+            MirrorError::Digest { .. }
+            | MirrorError::Size(_)
+            | MirrorError::Length { .. }
+            | MirrorError::Range { .. }
+            | MirrorError::Answer(_) => {
                 Self::new("artifact_mismatch", detail).remedy("name another holder by --from")
             }
             MirrorError::Fetch(_) => Self::new("source_failed", detail),
@@ -372,6 +376,7 @@ mod tests {
         let sources = [
             include_str!("admin.rs"),
             include_str!("artifact.rs"),
+            include_str!("batch.rs"),
             include_str!("federate.rs"),
             include_str!("forks.rs"),
             include_str!("guard.rs"),
@@ -382,6 +387,7 @@ mod tests {
             include_str!("problem.rs"),
             include_str!("proof.rs"),
             include_str!("publish.rs"),
+            include_str!("storage.rs"),
             include_str!("tar_stream.rs"),
         ];
         for source in sources {

@@ -1,12 +1,11 @@
 //! Publishing into the own log: a tar stream over the socket, in batches that are durable one after the other.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use futures_util::StreamExt;
 use hn_protocol::document::check_path;
 use hn_protocol::log::EntryDraft;
@@ -16,7 +15,7 @@ use tokio::sync::mpsc;
 use super::GatewayState;
 use super::admin::check_operator;
 use super::problem::Problem;
-use super::tar_stream::{Head, TarStream};
+use super::tar_stream::{ChunkReader, Head, TarStream};
 use crate::index_federator::{PublishEntries, Published};
 use crate::vault::{Purpose, Staged};
 
@@ -64,15 +63,7 @@ pub async fn publish(
     let (handle, worker) = (Handle::current(), state.clone().into_inner());
     let staging = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        publish_tar(
-            ChunkReader {
-                receiver,
-                chunk: Bytes::new(),
-            },
-            &tags,
-            &worker,
-            &handle,
-        )
+        publish_tar(ChunkReader::new(receiver), &tags, &worker, &handle)
     });
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| io::Error::other(error.to_string()));
@@ -226,29 +217,5 @@ impl Batch {
             None => *all = Some(published),
         }
         Ok(())
-    }
-}
-
-/// The request's chunks as a reader. A stream that ends without its end mark was cut off: an error, not an end.
-struct ChunkReader {
-    receiver: mpsc::Receiver<Option<io::Result<Bytes>>>,
-    chunk: Bytes,
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(Some(chunk)) => self.chunk = chunk?,
-                Some(None) => return Ok(0),
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            }
-        }
-        let taken = self.chunk.split_to(buffer.len().min(self.chunk.len()));
-        buffer
-            .iter_mut()
-            .zip(&taken)
-            .for_each(|(to, from)| *to = *from);
-        Ok(taken.len())
     }
 }

@@ -3,7 +3,9 @@
 
 use std::io::{self, Read};
 
+use bytes::Bytes;
 use tar::{EntryType, Header, PaxExtensions};
+use tokio::sync::mpsc;
 
 /// A tar is made of these.
 const BLOCK: u64 = 512;
@@ -136,6 +138,38 @@ fn copy_exactly(reader: &mut impl Read, count: u64) -> io::Result<()> {
     match io::copy(&mut reader.take(count), &mut io::sink())? {
         copied if copied == count => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// The chunks of a body as a reader. A stream that ends without its end mark (`None`) was cut off: an error, not an end.
+pub struct ChunkReader {
+    receiver: mpsc::Receiver<Option<io::Result<Bytes>>>,
+    chunk: Bytes,
+}
+
+impl ChunkReader {
+    /// Reads what is sent, from a thread that may block.
+    pub fn new(receiver: mpsc::Receiver<Option<io::Result<Bytes>>>) -> Self {
+        let chunk = Bytes::new();
+        Self { receiver, chunk }
+    }
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Some(chunk)) => self.chunk = chunk?,
+                Some(None) => return Ok(0),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        let taken = self.chunk.split_to(buffer.len().min(self.chunk.len()));
+        buffer
+            .iter_mut()
+            .zip(&taken)
+            .for_each(|(to, from)| *to = *from);
+        Ok(taken.len())
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::held::{HeldList, HeldLog, HeldLogHead};
-use crate::artifact_mirror::MirrorReport;
+use crate::artifact_mirror::{Availability, MirrorReport};
 use crate::fetch::FetchError;
 use crate::index_federator::FederateError;
 
@@ -39,6 +39,9 @@ pub struct PeerReport {
     /// What was mirrored, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirrored: Option<MirrorReport>,
+    /// What can be had of what it announces, as far as somebody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub availability: Option<Availability>,
     /// How the core is told.
     #[serde(skip)]
     pub outcome: Outcome,

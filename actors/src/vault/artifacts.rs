@@ -3,13 +3,15 @@
 //! A file under its digest's name is whole and on the disk: bytes are synced before the rename, the folder after it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use hn_protocol::digest::Digest;
 
+use super::bundle::{Bundle, BundleWriter};
 use super::{FILE_MODE, SpaceGuard, create_dirs, sync_dir, temp_number};
 use crate::failpoint;
 
@@ -17,6 +19,10 @@ use crate::failpoint;
 /// on the same disk should not make us wait.
 #[cfg(target_os = "linux")]
 const GROUP_SYNC: usize = 8;
+/// Unfinished artifacts that are kept in one folder, so that their transfers go on where they broke off.
+const MAX_PARTS: usize = 64;
+/// How long an unfinished artifact is kept after its last byte: its holder may be away for a few days.
+const PART_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// How much of a stream is copied at once.
 const COPY_BUFFER: usize = 64 << 10;
 
@@ -48,6 +54,7 @@ pub struct ArtifactStore {
 struct Inner {
     folder: PathBuf,
     temps: PathBuf,
+    bundles: PathBuf,
     space: SpaceGuard,
 }
 
@@ -59,6 +66,7 @@ impl ArtifactStore {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
                 temps: folder.join(".tmp"),
+                bundles: folder.join(".bundles"),
                 space,
             }),
         }
@@ -72,30 +80,133 @@ impl ArtifactStore {
 
     /// Begins an artifact of at most `limit` bytes. Errors: no space ([`io::ErrorKind::StorageFull`]), IO.
     pub fn stage(&self, limit: u64) -> io::Result<Staging> {
-        self.inner.space.check(0)?;
         let path = self.inner.temps.join(format!("{}", temp_number()));
-        let mut options = OpenOptions::new();
         // A leftover of a crash may have this number; its content is nobody's.
-        options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(FILE_MODE);
-        let file = match options.open(&path) {
+        let file = self.open_temp(&path, OpenOptions::new().write(true).truncate(true))?;
+        Ok(self.staging(file, path, limit, true))
+    }
+
+    fn open_temp(&self, path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+        self.inner.space.check(0)?;
+        options.create(true).mode(FILE_MODE);
+        match options.open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 create_dirs(&self.inner.temps)?;
-                options.open(&path)?
+                options.open(path)
             }
-            opened => opened?,
-        };
-        Ok(Staging {
+            opened => opened,
+        }
+    }
+
+    fn staging(&self, file: File, path: PathBuf, limit: u64, owned: bool) -> Staging {
+        Staging {
             file,
-            temp: Temp { path, owned: true },
+            temp: Temp { path, owned },
             hasher: blake3::Hasher::new(),
             size: 0,
             limit,
             space: self.inner.space.clone(),
-        })
+        }
+    }
+
+    /// Begins or goes on with the artifact `digest`, which stays when its transfer breaks off: what is there of it is
+    /// hashed again. `None` where too many unfinished ones are kept. One caller at a time for one digest. Errors: as
+    /// [`ArtifactStore::stage`].
+    pub fn resume(&self, digest: &Digest, limit: u64) -> io::Result<Option<Staging>> {
+        let path = self.part(digest);
+        if !path.is_file() && self.parts()?.len() >= MAX_PARTS {
+            return Ok(None);
+        }
+        let file = self.open_temp(&path, OpenOptions::new().read(true).append(true))?;
+        let mut staging = self.staging(file, path, limit, false);
+        if staging.file.metadata()?.len() > limit {
+            staging.restart()?;
+        }
+        staging.hasher.update_reader(&staging.file)?;
+        staging.size = staging.file.metadata()?.len();
+        Ok(Some(staging))
+    }
+
+    /// Whether a transfer of this artifact broke off.
+    #[must_use]
+    pub fn has_part(&self, digest: &Digest) -> bool {
+        self.part(digest).is_file()
+    }
+
+    fn part(&self, digest: &Digest) -> PathBuf {
+        self.inner.temps.join(format!("{digest}.part"))
+    }
+
+    /// Unfinished artifacts: when the last bytes came, how many there are, and the file. The latest first.
+    fn parts(&self) -> io::Result<Vec<(SystemTime, u64, PathBuf)>> {
+        let mut parts = Vec::new();
+        for path in files(&self.inner.temps)? {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "part")
+            {
+                let known = fs::metadata(&path)?;
+                parts.push((known.modified()?, known.len(), path));
+            }
+        }
+        parts.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(parts)
+    }
+
+    /// Bytes of unfinished artifacts.
+    pub fn unfinished_bytes(&self) -> io::Result<u64> {
+        Ok(self.parts()?.iter().map(|(_, size, _)| size).sum())
+    }
+
+    /// Begins a bundle. Errors: no space, IO.
+    pub fn bundle(&self) -> io::Result<BundleWriter> {
+        BundleWriter::new(self.clone(), &self.inner.bundles, self.inner.space.clone())
+    }
+
+    /// The bundles that wait to be settled.
+    pub fn bundles(&self) -> io::Result<Vec<Bundle>> {
+        files(&self.inner.bundles)?
+            .into_iter()
+            .map(|path| Bundle::open(self.clone(), path))
+            .collect()
+    }
+
+    /// Gives an artifact of a bundle its file. Nobody may look for the file by itself before
+    /// [`ArtifactStore::sync_folder`]: until then the bundle is the truth. A file that is there already stays if it is
+    /// whole, and is never changed under somebody who reads it.
+    pub(super) fn place(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(digest);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(FILE_MODE);
+        match options.open(&path) {
+            Ok(mut file) => file.write_all(bytes),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::read(&path)? == bytes {
+                    return Ok(());
+                }
+                self.replace(digest, bytes)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Puts a file in the place of a damaged one: whole at any moment, though not durable yet.
+    fn replace(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        let mut staged = self.stage_bytes(bytes)?;
+        fs::rename(&staged.temp.path, self.path(digest))?;
+        staged.temp.owned = false;
+        Ok(())
+    }
+
+    /// Makes everything in the folder durable.
+    pub(super) fn sync_folder(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        rustix::fs::syncfs(File::open(&self.inner.folder)?)?;
+        #[cfg(not(target_os = "linux"))]
+        for path in files(&self.inner.folder)? {
+            File::open(path)?.sync_all()?;
+        }
+        sync_dir(&self.inner.folder)
     }
 
     /// Stages `bytes` whole.
@@ -126,7 +237,7 @@ impl ArtifactStore {
         for artifact in staged {
             let path = self.path(&artifact.digest);
             match fs::symlink_metadata(&path) {
-                Ok(known) if known.is_file() && known.len() == artifact.size => {}
+                Ok(known) if known.is_file() && known.len() == artifact.size => artifact.discard(),
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => fresh.push((artifact, path)),
             }
@@ -143,6 +254,7 @@ impl ArtifactStore {
         purpose.pass(Purpose::Publish, "publish.stage.after_sync")?;
         purpose.pass(Purpose::Mirror, "mirror.artifact.before_rename")?;
         for (artifact, path) in &mut fresh {
+            // A transfer that had broken off stays its own until here: a commit that fails loses no byte of it.
             fs::rename(&artifact.temp.path, path)?;
             artifact.temp.owned = false;
         }
@@ -213,19 +325,30 @@ impl ArtifactStore {
         }))
     }
 
-    /// Removes what an earlier process staged and never committed; answers how many files that were.
+    /// Removes what an earlier process staged and never committed, but for transfers that can still go on; answers how
+    /// many files that were.
     pub fn clean_temps(&self) -> io::Result<usize> {
-        let folder = match fs::read_dir(&self.inner.temps) {
-            Ok(folder) => folder,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(e) => return Err(e),
-        };
+        let young = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < PART_LIFE);
+        let kept = self.parts()?.into_iter().take(MAX_PARTS);
+        let kept = kept.filter(|(at, _, _)| young(at));
+        let kept: Vec<PathBuf> = kept.map(|(_, _, path)| path).collect();
         let mut removed = 0;
-        for entry in folder {
-            fs::remove_file(entry?.path())?;
-            removed += 1;
+        for path in files(&self.inner.temps)? {
+            if !kept.contains(&path) {
+                fs::remove_file(path)?;
+                removed += 1;
+            }
         }
         Ok(removed)
+    }
+}
+
+/// The files of a folder, which may be missing.
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
     }
 }
 
@@ -236,7 +359,7 @@ fn sync_each(staged: &[(Staged, PathBuf)]) -> io::Result<()> {
     Ok(())
 }
 
-/// A temp file that removes itself unless it was renamed into place.
+/// A temp file that removes itself unless it was renamed into place, or is kept for its transfer to go on.
 #[derive(Debug)]
 struct Temp {
     path: PathBuf,
@@ -268,6 +391,21 @@ impl Staging {
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether it stays when it is dropped, for its transfer to go on.
+    #[must_use]
+    pub const fn stays(&self) -> bool {
+        !self.temp.owned
+    }
+
+    /// Forgets what was written: it begins anew.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.hasher.reset();
+        self.size = 0;
+        Ok(())
     }
 
     /// Ends the artifact: now its digest is known. Not durable before [`ArtifactStore::commit`].
@@ -324,6 +462,11 @@ impl Staged {
         self.size
     }
 
+    /// Removes it, also where it would have stayed for its transfer to go on.
+    pub fn discard(mut self) {
+        self.temp.owned = true;
+    }
+
     /// The staged file, for reading it before it is committed.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -332,115 +475,5 @@ impl Staged {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn store(folder: &Path) -> ArtifactStore {
-        ArtifactStore::new(&folder.join("artifacts"), SpaceGuard::new(folder, 0))
-    }
-
-    fn temps(store: &ArtifactStore) -> usize {
-        fs::read_dir(&store.inner.temps).map_or(0, Iterator::count)
-    }
-
-    fn read(store: &ArtifactStore, digest: &Digest) -> Vec<u8> {
-        let (mut file, size) = store.open(digest).unwrap().unwrap();
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.len() as u64, size);
-        bytes
-    }
-
-    #[test]
-    fn an_artifact_appears_whole_under_its_digest() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
-        let mut staging = store.stage(100).unwrap();
-        staging.write_all(b"hello ").unwrap();
-        staging.write_all(b"world").unwrap();
-        let staged = staging.finish();
-        let digest = Digest::of(b"hello world");
-        assert_eq!((staged.digest(), staged.size()), (digest, 11));
-        assert!(!store.contains(&digest), "not before its commit");
-        store.commit(Purpose::Mirror, vec![staged]).unwrap();
-        assert!(store.contains(&digest));
-        assert_eq!(read(&store, &digest), b"hello world");
-        assert_eq!(temps(&store), 0);
-        assert!(store.open(&Digest::of(b"else")).unwrap().is_none());
-    }
-
-    #[test]
-    fn many_are_committed_together_and_repeats_cost_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
-        for _ in 0..2 {
-            let staged: Vec<Staged> = (0..100u32)
-                .map(|n| store.stage_bytes(&(n / 2).to_be_bytes()).unwrap())
-                .collect();
-            store.commit(Purpose::Mirror, staged).unwrap();
-        }
-        let list: Vec<_> = store.list().unwrap().map(Result::unwrap).collect();
-        assert_eq!(list.len(), 50);
-        assert!(list.iter().all(|(_, size)| *size == 4));
-        assert_eq!(temps(&store), 0);
-    }
-
-    #[test]
-    fn a_file_of_the_wrong_size_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
-        let staged = store.stage_bytes(b"content").unwrap();
-        let digest = staged.digest();
-        fs::write(store.path(&digest), b"cut").unwrap();
-        store.commit(Purpose::Mirror, vec![staged]).unwrap();
-        assert_eq!(read(&store, &digest), b"content");
-    }
-
-    #[test]
-    fn what_is_too_large_or_given_up_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
-        let mut endless = io::repeat(7);
-        let error = store.stage_from(&mut endless, 200_000).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        drop(store.stage(10).unwrap());
-        drop(store.stage_bytes(b"never committed").unwrap());
-        assert_eq!(temps(&store), 0);
-        let exact = store
-            .stage_from(&mut io::repeat(7).take(200_000), 200_000)
-            .unwrap();
-        assert_eq!(exact.digest(), Digest::of(&vec![7; 200_000]));
-    }
-
-    #[test]
-    fn leftovers_of_a_crash_are_swept() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
-        assert_eq!(store.clean_temps().unwrap(), 0);
-        std::mem::forget(store.stage_bytes(b"a crash follows").unwrap());
-        assert_eq!(store.clean_temps().unwrap(), 1);
-        assert_eq!(temps(&store), 0);
-        assert_eq!(store.list().unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_full_disk_fails_the_commit_and_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path());
-        let staged = store.stage_bytes(b"x").unwrap();
-        let digest = staged.digest();
-        failpoint::set("publish.stage.before_sync", "error").unwrap();
-        let error = store.commit(Purpose::Publish, vec![staged]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert!(!store.contains(&digest));
-        assert_eq!(temps(&store), 0);
-        let again = store.stage_bytes(b"x").unwrap();
-        store.commit(Purpose::Publish, vec![again]).unwrap();
-        let full = ArtifactStore::new(folder.path(), SpaceGuard::new(folder.path(), u64::MAX));
-        assert_eq!(
-            full.stage_bytes(b"y").unwrap_err().kind(),
-            io::ErrorKind::StorageFull
-        );
-    }
-}
+#[path = "artifacts_tests.rs"]
+mod tests;

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::Context;
 use super::federate;
 use super::output::{self, CliError, Outcome};
+use super::storage;
 use crate::client::{self, Admin};
 use crate::config::Flags;
 use crate::names::Names;
@@ -34,6 +35,8 @@ pub enum Command {
     Federate(federate::Command),
     /// Pull from every peer: one round of the running node, or follow here until SIGTERM
     Sync(Sync),
+    /// What takes how much of the disk, and what has no room
+    Storage,
     /// Rebuild the database from the files, which are the truth
     Reindex,
 }
@@ -77,6 +80,7 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
         Command::Federate(command) => federate::run(ctx, command).await,
         Command::Sync(Sync { once: true }) => federate::refresh(ctx, None, false).await,
         Command::Sync(Sync { once: false }) => follow(ctx).await,
+        Command::Storage => storage::run(ctx).await,
         Command::Reindex => reindex(ctx).await,
     }
 }

@@ -13,6 +13,7 @@ mod proof;
 mod shard;
 mod smoke;
 mod status;
+mod storage;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
