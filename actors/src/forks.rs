@@ -361,6 +361,7 @@ impl Accepted {
     }
 }
 
+/// Where `path` stands in the home.
 fn relative(home: &Home, path: PathBuf) -> PathBuf {
     path.strip_prefix(home.root())
         .map(PathBuf::from)
@@ -405,3 +406,7 @@ fn read_back(home: &Home, publisher: &Did) -> Known {
     known.settle();
     known
 }
+
+#[cfg(test)]
+#[path = "forks_tests.rs"]
+mod tests;

@@ -120,6 +120,15 @@ fn remedy(state: PeerState, reason: Option<&Reason>) -> Option<&'static str> {
         (Some("rollback"), _) => {
             Some("the peer runs from an old copy: tell its operator; nothing here was changed")
         }
+        (Some("rejected_branch"), _) => Some(
+            "its node shows the log that was not accepted here: tell its operator, or accept that one by hn mcp federate accept",
+        ),
+        (Some("bad_evidence"), _) => Some(
+            "it calls somebody a forger without proof: tell its operator, or hn mcp federate remove DID",
+        ),
+        (Some("pruned"), _) => {
+            Some("follow somebody who holds the earlier entries too: hn mcp federate add DID URL")
+        }
         (Some("url_refused"), _) => Some("give the peer's URL: hn mcp federate add DID URL"),
         (Some(_), PeerState::Unreachable) => Some(
             "nothing to do if the peer is only offline; else check its URL: hn mcp federate add DID URL",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::admin::check_operator;
 use super::problem::Problem;
 use super::{GatewayState, GetListeners};
-use crate::federation_sync::{ListPeers, RosterView};
+use crate::federation_sync::{ListPeers, PeerView, RosterView};
 use crate::home;
 use crate::index_federator::{GetOwnLog, OwnLog};
 use crate::metrics;
@@ -159,7 +159,9 @@ fn next_steps(
             "hn mcp reindex",
         ));
     }
-    for peer in roster.peers.iter().filter(|peer| peer.remedy.is_some()) {
+    // What a fork asks for has a step of its own, with what may be accepted.
+    let ailing = |peer: &&PeerView| peer.remedy.is_some() && peer.state != "forked";
+    for peer in roster.peers.iter().filter(ailing) {
         let name = peer.alias.clone().unwrap_or_else(|| peer.did.short());
         let remedy = peer.remedy.unwrap_or_default();
         steps.push(step(
