@@ -9,7 +9,7 @@ mod news;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
@@ -181,6 +181,8 @@ struct Inner {
     published: AtomicU64,
     /// How often what the heads say changed.
     changes: AtomicU64,
+    /// Our own log is being recovered: what is shown of it may be older than what others hold.
+    recovering: AtomicBool,
     news: News,
     pages: Cache<PageKey, Page, PageWeight>,
 }
@@ -197,6 +199,7 @@ impl Catalog {
                 logs: RwLock::default(),
                 published: AtomicU64::new(0),
                 changes: AtomicU64::new(0),
+                recovering: AtomicBool::new(false),
                 news: News::default(),
                 pages,
             }),
@@ -230,6 +233,17 @@ impl Catalog {
     /// What is said of the logs changed, and none of them did: one is called forked, or not any more.
     pub fn changed(&self) {
         self.inner.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Says whether our own log is being recovered.
+    pub fn set_recovering(&self, recovering: bool) {
+        self.inner.recovering.store(recovering, Ordering::Release);
+    }
+
+    /// Whether `publisher` is this node and its log is being recovered: what is shown may be older than what others hold.
+    #[must_use]
+    pub fn is_recovering(&self, publisher: &Did) -> bool {
+        *publisher == self.inner.own && self.inner.recovering.load(Ordering::Acquire)
     }
 
     /// Shows nothing of `publisher` any more.

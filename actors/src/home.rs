@@ -153,6 +153,12 @@ impl Home {
         self.root.join("identities")
     }
 
+    /// `identities/<alias>/`.
+    #[must_use]
+    pub fn identity_dir(&self, alias: &str) -> PathBuf {
+        self.identities_dir().join(alias)
+    }
+
     /// `log/<alias>/`: the own journal.
     #[must_use]
     pub fn log_dir(&self, alias: &str) -> PathBuf {

@@ -6,6 +6,7 @@
 
 mod accept;
 mod messages;
+mod own;
 mod prune;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,9 +15,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture, SpawnHandle, Supervised};
 use hn_protocol::did::{Did, Identity};
 use hn_protocol::document::{Endpoints, MAX_ENTRIES, Presence};
-use hn_protocol::log::{
-    Commit, CommitRequest, EntryDraft, LogState, PresenceFacts, first_presence,
-};
+use hn_protocol::log::{Commit, CommitRequest, EntryDraft, PresenceFacts, first_presence};
 use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
 use tokio::sync::oneshot;
@@ -24,8 +23,9 @@ use tracing::{error, warn};
 
 pub use accept::{AcceptError, AcceptHead, HeadAccepted};
 pub use messages::{
-    Announce, AppendPage, Appended, FederateError, GetOwnLog, OwnLog, PublishEntries, Published,
-    PublishedEntry, Reindex, Reindexed,
+    Announce, AppendPage, Appended, CheckOwnLog, FederateError, Gate, GetOwnLog, MendOwnLog,
+    OwnLog, OwnStanding, PublishEntries, Published, PublishedEntry, Reindex, Reindexed,
+    ResetOwnLog, SetGate,
 };
 
 use crate::clock::Clock;
@@ -65,6 +65,8 @@ pub struct FederatorOptions {
     pub prune: PrunePolicy,
     /// Whose logs stand still, and what an operator accepted.
     pub forks: Forks,
+    /// Whether the own log may be signed upon from the beginning.
+    pub gate: Gate,
 }
 
 struct Waiting {
@@ -79,6 +81,10 @@ pub struct IndexFederator {
     own: Option<Log>,
     held: HashMap<Did, Log>,
     endpoints: Option<Endpoints>,
+    /// Kept through restarts: a panic opens nothing.
+    gate: Gate,
+    /// The presence is due whatever it says.
+    renew: bool,
     waiting: Vec<Waiting>,
     commit_timer: Option<SpawnHandle>,
     copy_timer: Option<SpawnHandle>,
@@ -92,6 +98,8 @@ impl IndexFederator {
     #[must_use]
     pub fn new(options: FederatorOptions, shelf: Shelf) -> Self {
         let mut federator = Self {
+            gate: options.gate.clone(),
+            renew: false,
             options,
             shelf,
             own: None,
@@ -103,6 +111,7 @@ impl IndexFederator {
             reissue_timer: None,
             unreadable: BTreeMap::new(),
         };
+        federator.show_gate();
         federator.load();
         federator
     }
@@ -169,7 +178,7 @@ impl IndexFederator {
         }
         let log = self.own.as_mut().ok_or(FederateError::Restarting)?;
         match log.damaged() {
-            Some(reason) => Err(FederateError::Damaged(reason.to_owned())),
+            Some(reason) => Err(FederateError::Recovering(reason.to_owned())),
             None => Ok(log),
         }
     }
@@ -194,6 +203,7 @@ impl IndexFederator {
 
     /// Signs and makes durable: `entries`, and a presence that covers them; before the first, presence no. 1.
     fn sign(&mut self, entries: Vec<EntryDraft>) -> Result<(), FederateError> {
+        self.check_gate()?;
         let (now, facts) = (self.options.clock.now(), self.facts());
         let identity = self.options.identity.clone();
         let log = self.own()?;
@@ -234,7 +244,9 @@ impl IndexFederator {
 
     /// Whether the presence does not say what it should: the log's size, the endpoints, and for long enough.
     fn presence_is_due(&self) -> bool {
-        let Some(log) = &self.own else { return true };
+        let Some(log) = self.own.as_ref().filter(|_| !self.renew) else {
+            return true;
+        };
         let Some(presence) = log.state().presence else {
             return true;
         };
@@ -246,14 +258,21 @@ impl IndexFederator {
         moved || presence.log_size != log.state().size() || left <= self.options.presence_ttl / 2
     }
 
+    /// Nothing while the gate is not open: it is done when it opens.
     fn reissue(&mut self, ctx: &mut Context<Self>) -> Result<(), FederateError> {
+        if self.gate != Gate::Open {
+            return Ok(());
+        }
         let outcome = if self.presence_is_due() {
             self.sign(Vec::new())
         } else {
             Ok(())
         };
         match &outcome {
-            Ok(()) => self.copy_later(ctx),
+            Ok(()) => {
+                self.renew = false;
+                self.copy_later(ctx);
+            }
             Err(error) => warn!(%error, "the presence was not re-issued; it is tried again"),
         }
         self.arm_reissue(ctx);
@@ -316,6 +335,12 @@ impl IndexFederator {
     fn commit(&mut self, ctx: &mut Context<Self>) {
         if let Some(timer) = self.commit_timer.take() {
             ctx.cancel_future(timer);
+        }
+        match self.check_gate() {
+            Err(error) if self.gate != Gate::Asking => return self.refuse_waiting(&error),
+            // Until it opens or closes.
+            Err(_) => return,
+            Ok(()) => {}
         }
         let mut waiting = std::mem::take(&mut self.waiting);
         let outcome = self.plan(&mut waiting).and_then(|plan| {
@@ -396,8 +421,7 @@ impl IndexFederator {
     fn append_page(&mut self, mut message: AppendPage) -> Result<Appended, FederateError> {
         let publisher = message.base.publisher;
         if publisher == self.options.identity.did() {
-            // Our own log grows by our own hand alone; what others say of it is recovery's concern.
-            return Ok(Appended::Overtaken);
+            return self.append_own(message);
         }
         failpoint::hit("sync.page.before_append").map_err(LogError::from)?;
         if !self.held.contains_key(&publisher) {
@@ -484,6 +508,9 @@ impl Handler<PublishEntries> for IndexFederator {
         if let Some(error) = message.entries.iter().find_map(|entry| entry.check().err()) {
             return Box::pin(async move { Err(error.into()) });
         }
+        if let (Gate::Closed(_), Err(error)) = (&self.gate, self.check_gate()) {
+            return Box::pin(async move { Err(error) });
+        }
         let (reply, answer) = oneshot::channel();
         self.waiting.push(Waiting {
             entries: message.entries,
@@ -539,31 +566,6 @@ impl Handler<Reindex> for IndexFederator {
             Some(reason) => Err(FederateError::Failed(reason.clone())),
             None => Ok(found),
         }
-    }
-}
-
-impl Handler<GetOwnLog> for IndexFederator {
-    type Result = actix::MessageResult<GetOwnLog>;
-
-    fn handle(&mut self, _: GetOwnLog, _: &mut Self::Context) -> Self::Result {
-        strike();
-        let empty = LogState::empty(self.options.identity.did(), 0);
-        let state = self.own.as_ref().map_or(&empty, Log::state);
-        let reason = match &self.own {
-            Some(log) => log.damaged().map(str::to_owned),
-            None => self.unreadable.get(&self.options.identity.did()).cloned(),
-        };
-        actix::MessageResult(OwnLog {
-            size: state.size(),
-            root: state.root(),
-            state: if reason.is_none() { "ok" } else { "recovering" },
-            reason,
-            unreadable: self
-                .unreadable
-                .iter()
-                .map(|(did, why)| (*did, why.clone()))
-                .collect(),
-        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The identities of a home: `identities/<alias>/{identity.json, secret.json, revocation.json}` (design 2, 11).
+//! The identities of a home: `identities/<alias>/{identity.json, secret.json, revocation.json}` (design 2, 11);
+//! with one that was made here its [`PlaceMarker`].
 //!
 //! An identity appears whole, by one rename of a fsynced folder, and is never changed. Which one serves stands in
 //! `identities/active`.
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use hn_protocol::canonical;
 use hn_protocol::did::{Did, SecretSeed};
 use hn_protocol::document::Revocation;
+use hn_protocol::recovery::Troubles;
 use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
 use rand::CryptoRng;
@@ -23,6 +25,7 @@ use zeroize::Zeroizing;
 pub use secret::{Passphrase, PassphraseError};
 
 use crate::home::Home;
+use crate::place::PlaceMarker;
 use crate::vault;
 use secret::{OpenError, Secret};
 
@@ -120,6 +123,13 @@ struct IdentityFile {
     created_at: Timestamp,
 }
 
+/// Where an identity comes from. One that was made here has signed nothing anywhere else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Made,
+    Recovered,
+}
+
 /// An exported identity: everything there is to it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,7 +194,7 @@ impl Keyring {
             created_at: now,
         };
         let revocation = revocation(&seed, now)?;
-        self.put(alias, &identity, &secret, &revocation)
+        self.put(alias, &identity, &secret, &revocation, Origin::Made)
     }
 
     /// Every identity, by alias.
@@ -357,7 +367,7 @@ impl Keyring {
             did: export.did,
             created_at: export.created_at,
         };
-        self.put(alias, &identity, &secret, &revocation)
+        self.put(alias, &identity, &secret, &revocation, Origin::Recovered)
     }
 
     /// Makes the identity's folder aside, fsyncs all of it and renames it into place.
@@ -367,6 +377,7 @@ impl Keyring {
         identity: &IdentityFile,
         secret: &Secret,
         revocation: &Signed<Revocation>,
+        origin: Origin,
     ) -> Result<IdentityInfo, KeyringError> {
         if !is_alias(alias) {
             return Err(KeyringError::Alias(alias.to_owned()));
@@ -400,6 +411,10 @@ impl Keyring {
                 files.iter().try_for_each(|(name, bytes)| {
                     vault::write_durable(&aside.join(name), bytes, vault::FILE_MODE)
                 })
+            })
+            .and_then(|()| match origin {
+                Origin::Made => PlaceMarker::new(&aside).write(&Troubles::default()),
+                Origin::Recovered => Ok(()),
             })
             .and_then(|()| vault::sync_dir(&aside))
             .and_then(|()| fs::rename(&aside, &target))

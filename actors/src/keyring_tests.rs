@@ -246,3 +246,25 @@ fn what_a_crash_left_unfinished_is_swept() {
     assert!(!gone.exists() && alive.exists());
     assert_eq!(keyring.list().unwrap(), []);
 }
+
+#[test]
+fn an_identity_that_was_made_here_has_its_place_and_one_that_was_recovered_has_none() {
+    let (_home, keyring) = keyring();
+    keyring
+        .create("alice", None, NOW, &mut rand::rng())
+        .unwrap();
+    let place = |alias: &str| PlaceMarker::new(&keyring.folder.join(alias)).read();
+    assert_eq!(place("alice"), Troubles::default());
+    let (_elsewhere, other) = super::tests::keyring();
+    let export = keyring
+        .export("alice", None, true, &mut rand::rng())
+        .unwrap();
+    other
+        .recover(&export, None, None, &mut rand::rng())
+        .unwrap();
+    assert!(
+        PlaceMarker::new(&other.folder.join("alice"))
+            .read()
+            .restored
+    );
+}

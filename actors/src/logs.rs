@@ -3,6 +3,7 @@
 //! Boot, restart after a panic and reindex take the same way: what the Store says of a log counts as far as it
 //! agrees with the journal's files; the rest of the journal is verified line by line, as if a peer had sent it.
 
+mod mend;
 mod prune;
 
 use std::io;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::log::{Line, LogState, PresenceMark, replay};
+use hn_protocol::recovery::Extent;
 use hn_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +104,10 @@ pub struct Log {
     last_seen: Timestamp,
     /// A line of the journal does not verify: what is behind it is not used, and nothing is signed on top.
     damaged: Option<String>,
+    /// Where the damage begins, where it stands in the journal.
+    cut_at: Option<(FileId, u64)>,
+    /// How far the log reached by what the index knew when it was opened.
+    reach: Extent,
 }
 
 impl Log {
@@ -158,6 +164,10 @@ impl Shelf {
             presence: Bytes::new(),
             last_seen: Timestamp(0),
             damaged: None,
+            cut_at: None,
+            reach: known
+                .as_ref()
+                .map_or_else(Extent::default, |record| Extent::from(&record.state)),
         };
         let extent = |state: &LogState| (state.epoch, state.size());
         let indexed = known.as_ref().map(|record| extent(&record.state));
@@ -366,6 +376,7 @@ impl Shelf {
                     } else {
                         log.damaged =
                             Some(format!("{len} bytes at {offset} of a file are no lines"));
+                        log.cut_at = Some((file, offset));
                     }
                     break;
                 }
@@ -391,7 +402,10 @@ impl Shelf {
                     // Somebody else's log is fetched again from here; of our own nothing is thrown away.
                     match &log.place {
                         Place::Cached => cut = Some((span.file, span.offset)),
-                        Place::Own(_) => log.damaged = Some(reason),
+                        Place::Own(_) => {
+                            log.damaged = Some(reason);
+                            log.cut_at = Some((span.file, span.offset));
+                        }
                     }
                     break;
                 }
@@ -417,6 +431,7 @@ impl Shelf {
             // On a full disk the cut waits; what stands before it is read all the same.
             if let Err(error) = log.journal.truncate_tail(file, offset) {
                 log.damaged = Some(format!("an unfinished write cannot be cut off: {error}"));
+                log.cut_at = Some((file, offset));
             }
         }
         if cover != from || cut.is_some() {

@@ -6,6 +6,7 @@
 
 mod fork;
 mod held;
+mod own;
 mod pipeline;
 mod report;
 

@@ -439,7 +439,7 @@ async fn a_damaged_journal_is_noticed_nothing_is_signed_on_top_and_a_copy_is_fet
     assert_ne!(bob.status().await["log"]["state"], "ok");
     let refused = bob.try_publish(&[("fourth", b"fourth")]).await;
     assert_eq!(refused.status, Some(1), "{}", refused.stderr);
-    assert_eq!(refused.problem()["code"], "log_damaged");
+    assert_eq!(refused.problem()["code"], "log_recovering");
     assert_eq!(bob.get("/healthz").await.status(), 200);
     alice.cli(&["mcp", "federate", "refresh"]).await;
     assert_eq!(

@@ -139,13 +139,14 @@ async fn of_the_own_log_only_an_unfinished_last_line_is_cut_off() {
     fs::write(&journal, &damaged).unwrap();
     bob.start().await;
     let refused = bob.try_publish(&[("c.txt", b"c")]).await;
-    assert_eq!(refused.problem()["code"], "log_damaged");
+    assert_eq!(refused.problem()["code"], "log_recovering");
     assert_eq!(bob.status().await["log"]["state"], "recovering");
     assert_eq!(bob.log(bob.did()).await.size, 2);
     assert_eq!(fs::read(&journal).unwrap(), damaged);
 
     // Mended by hand, it goes on without a restart.
     fs::write(&journal, &whole).unwrap();
+    bob.ok(&["mcp", "log", "resume"]).await;
     bob.publish(&[("c.txt", b"c")]).await;
     assert_eq!(bob.status().await["log"]["state"], "ok");
 }
@@ -211,7 +212,7 @@ async fn nothing_is_signed_on_top_of_a_journal_that_is_shorter_than_what_was_pub
             let refused = bob.try_publish(&[("c.txt", b"c")]).await;
             assert_eq!(
                 refused.problem()["code"],
-                "log_damaged",
+                "log_recovering",
                 "{kept} lines, index {index}"
             );
             assert_eq!(bob.status().await["log"]["state"], "recovering");

@@ -216,7 +216,7 @@ async fn once(request: RequestBuilder) -> Result<Response, CliError> {
     let body = answer.bytes().await.map_err(|error| lost(&error))?;
     let error = CliError::from_problem(status.as_u16(), &body);
     Err(match wait {
-        // Others that come with a wait, such as a damaged log, do not pass.
+        // Others that come with a wait, such as a log that is being recovered, do not pass at once.
         Some(seconds) if matches!(error.code(), "busy" | "restarting") => {
             error.after(Duration::from_secs(seconds).min(RETRY_WAIT))
         }
@@ -364,7 +364,7 @@ mod tests {
         assert!(ask("restarting", 1).await.0.is_ok());
         let (answer, asked) = ask("busy", u32::MAX).await;
         assert_eq!((answer.unwrap_err().code(), asked), ("busy", RETRIES + 1));
-        let (answer, asked) = ask("log_damaged", 1).await;
-        assert_eq!((answer.unwrap_err().code(), asked), ("log_damaged", 1));
+        let (answer, asked) = ask("log_recovering", 1).await;
+        assert_eq!((answer.unwrap_err().code(), asked), ("log_recovering", 1));
     }
 }

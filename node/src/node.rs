@@ -20,6 +20,7 @@ use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
 use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
 use hn_actors::keyring::{Keyring, KeyringError, Passphrase};
+use hn_actors::log_recovery::{LogRecovery, OwnLogLinks, RecoveryStart};
 use hn_actors::logs::{PrunePolicy, Shelf};
 use hn_actors::metrics::Metrics;
 use hn_actors::pull::{PullLimits, Puller};
@@ -265,8 +266,12 @@ impl Node {
         );
 
         let (logs_thread, sync_thread) = (Arbiter::new(), Arbiter::new());
+        let background = !matches!(mode, Mode::InProcess { follow: false });
+        let recovery_start =
+            RecoveryStart::look(&home, &alias, did, clock.now()).on_request(!background);
         let federator = {
             let options = FederatorOptions {
+                gate: recovery_start.gate(),
                 identity,
                 alias: alias.clone(),
                 presence_ttl: Duration::from_secs(settings.presence.ttl_s),
@@ -308,21 +313,37 @@ impl Node {
                 move |_| worker,
             )
         };
-        let background = !matches!(mode, Mode::InProcess { follow: false });
+        let puller = Puller {
+            fetch: fetch.clone(),
+            catalog: catalog.clone(),
+            forks: forks.clone(),
+            append: federator.clone().recipient(),
+            clock,
+            limits: limits(&settings),
+        };
+        let recovery = {
+            let puller = puller.clone();
+            let links = OwnLogLinks {
+                gate: federator.clone().recipient(),
+                check: federator.clone().recipient(),
+                mend: federator.clone().recipient(),
+                reset: federator.clone().recipient(),
+            };
+            let make = move |_: &mut _| LogRecovery::new(recovery_start, puller, links);
+            supervise(
+                "log_recovery",
+                MAILBOX,
+                &registry,
+                Some(&sync_thread.handle()),
+                make,
+            )
+        };
         let sync = {
             let options = SyncOptions {
                 schedule: schedule(&settings),
                 seed: rand::random(),
                 background,
                 check: settings.federation.check_availability,
-            };
-            let puller = Puller {
-                fetch: fetch.clone(),
-                catalog: catalog.clone(),
-                forks: forks.clone(),
-                append: federator.clone().recipient(),
-                clock,
-                limits: limits(&settings),
             };
             let roster = RosterFile::new(home.federation_toml());
             let (to_mirror, store, metrics) =
@@ -379,6 +400,10 @@ impl Node {
             publish: federator.clone().recipient(),
             reindex: federator.clone().recipient(),
             own_log: federator.clone().recipient(),
+            ask_holders: recovery.clone().recipient(),
+            recovery: recovery.clone().recipient(),
+            resume_log: recovery.clone().recipient(),
+            reset_log: recovery.recipient(),
             refresh: sync.clone().recipient(),
             put_peer: sync.clone().recipient(),
             remove_peer: sync.clone().recipient(),

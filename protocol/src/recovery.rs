@@ -1,4 +1,4 @@
-//! Whether our own log may be signed upon: the decision core of recovery (design 4, R1–R9 of `spec/index@2.md`).
+//! Whether our own log may be signed upon: the decision core of recovery (design 4, O1–O10 of `spec/index@2.md`).
 //!
 //! A home that came back from an old copy looks like any other from within, and one signature on top of it would fork
 //! the log. So whoever holds our log is asked before the first signature after a start, and where there is a reason to
@@ -18,118 +18,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::did::Did;
 use crate::invariants::{FAST_RETRY, FAST_RETRY_FOR, MAX_RETRY};
-use crate::log::LogState;
 use crate::time::Timestamp;
 
-/// R1: for how long a start waits for holders that do not answer (design 4).
+mod troubles;
+
+pub use troubles::{Extent, OwnFork, Troubles};
+
+/// O1: for how long a start waits for holders that do not answer (design 4).
 pub const ASKING: Duration = Duration::from_secs(5);
 /// How soon a holder that did not answer is asked again while a start waits for it.
 const ASKING_RETRY: Duration = Duration::from_secs(1);
-
-/// How far a log reaches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extent {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its entries.
-    pub size: u64,
-    /// The sequence of its newest presence; 0 without one.
-    pub sequence: u64,
-}
-
-impl Extent {
-    /// Whether nothing of `other` is missing.
-    #[must_use]
-    pub fn reaches(&self, other: &Self) -> bool {
-        (self.epoch, self.size) >= (other.epoch, other.size) && self.sequence >= other.sequence
-    }
-
-    fn raise(&mut self, other: Self) {
-        (self.epoch, self.size) = (self.epoch, self.size).max((other.epoch, other.size));
-        self.sequence = self.sequence.max(other.sequence);
-    }
-}
-
-impl From<&LogState> for Extent {
-    fn from(state: &LogState) -> Self {
-        Self {
-            epoch: state.epoch,
-            size: state.size(),
-            sequence: state.presence.map_or(0, |presence| presence.sequence),
-        }
-    }
-}
-
-/// Our key signed two histories.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnFork {
-    /// In which epoch.
-    pub epoch: u64,
-    /// What shows it.
-    pub why: String,
-}
-
-/// Why nothing may be signed. Kept durably while it stands, so that no restart forgets it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Troubles {
-    /// The home is not the one that the log was written in: it was copied, or restored.
-    #[serde(default)]
-    pub restored: bool,
-    /// This holder showed something of ours, signed, that was not here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ahead: Option<Did>,
-    /// The own journal does not verify, or is shorter than it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub damaged: Option<String>,
-    /// Two histories exist: no answer can mend that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forked: Option<OwnFork>,
-    /// What the log must reach, by what was signed once.
-    #[serde(default)]
-    pub reach: Extent,
-}
-
-impl Troubles {
-    /// Whether there is any.
-    #[must_use]
-    pub const fn any(&self) -> bool {
-        self.restored || self.ahead.is_some() || self.damaged.is_some() || self.forked.is_some()
-    }
-
-    /// Each as a stable code and a sentence, the gravest first.
-    #[must_use]
-    pub fn reasons(&self) -> Vec<(&'static str, String)> {
-        let forked = self.forked.as_ref().map(|fork| {
-            let text = format!(
-                "this key signed two histories in epoch {}: {}",
-                fork.epoch, fork.why
-            );
-            ("own_fork", text)
-        });
-        let damaged = self.damaged.as_ref();
-        let damaged =
-            damaged.map(|why| ("log_damaged", format!("the own journal is damaged: {why}")));
-        let ahead = self.ahead.as_ref().map(|holder| {
-            let text =
-                format!("{holder} held newer parts of this log, which this key signed elsewhere");
-            ("seen_ahead", text)
-        });
-        let restored = self.restored.then(|| {
-            let text =
-                "this home was copied or restored: newer parts of its log may be with others";
-            ("restored", text.to_owned())
-        });
-        [forked, damaged, ahead, restored]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-}
 
 /// What a holder said of our log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -336,6 +236,12 @@ impl Recovery {
         &self.troubles
     }
 
+    /// The log as it was told last.
+    #[must_use]
+    pub const fn log(&self) -> Extent {
+        self.log
+    }
+
     /// The named holders.
     #[must_use]
     pub const fn holders(&self) -> &BTreeMap<Did, Holder> {
@@ -405,7 +311,7 @@ impl Recovery {
         let waits = self.phase != Phase::Open;
         for did in named {
             let holder = self.holders.entry(*did).or_insert_with(|| Holder::new(now));
-            // R1 is about a start: who is named later holds nothing up that was open.
+            // O1 is about a start: who is named later holds nothing up that was open.
             holder.answered |= !waits;
         }
     }
@@ -485,7 +391,7 @@ impl Recovery {
         }
     }
 
-    /// R6: an unsigned word makes us look, not stop. Each one that nothing bears out is heeded more seldom.
+    /// O9: an unsigned word makes us look, not stop. Each one that nothing bears out is heeded more seldom.
     fn claimed(&mut self, did: Did, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(holder) = self.holders.get_mut(&did) else {
             return;
@@ -550,7 +456,7 @@ impl Recovery {
             && self.holders.values().all(|holder| holder.answered)
     }
 
-    /// R4, R5: whether the recovery has come to its end.
+    /// O6: whether the recovery has come to its end.
     fn may_end(&self) -> bool {
         let Troubles { forked, reach, .. } = &self.troubles;
         if self.accepted || !self.troubles.any() {
@@ -641,7 +547,7 @@ impl Recovery {
         }
     }
 
-    /// R5: about every 4 s for ten minutes, then ever more seldom, every 15 minutes at least.
+    /// O6: about every 4 s for ten minutes, then ever more seldom, every 15 minutes at least.
     fn retry(&self, now: Timestamp) -> Duration {
         match self.phase {
             Phase::Recovering { since } if now.since(since) >= FAST_RETRY_FOR => {

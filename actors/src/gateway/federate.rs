@@ -9,7 +9,7 @@ use hn_protocol::document::{MAX_ENTRIES, MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, pa
 use serde_json::json;
 
 use super::problem::Problem;
-use super::{GatewayState, is_unmodified, parse_did};
+use super::{GatewayState, is_unmodified, own_log, parse_did};
 use crate::catalog::{LogView, ReadError};
 
 /// Slices of a page when the caller does not say (design 4).
@@ -72,10 +72,13 @@ pub async fn index(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     let query = IndexQuery::parse(request.query_string(), state.catalog.own())?;
-    let mut view = state
-        .catalog
-        .log(&query.publisher)
-        .ok_or(ReadError::UnknownPublisher(query.publisher))?;
+    let mut view = state.catalog.log(&query.publisher).ok_or_else(|| {
+        if state.catalog.is_recovering(&query.publisher) {
+            return own_log::nothing_yet();
+        }
+        ReadError::UnknownPublisher(query.publisher).into()
+    })?;
+    let log_state = own_log::log_state(&state.catalog, &query.publisher);
     if let Some(epoch) = query.epoch.filter(|epoch| *epoch != view.state.epoch) {
         let earlier = state.catalog.earlier(&view, epoch)?;
         view = Arc::new(earlier.ok_or(ReadError::UnknownEpoch(epoch))?);
@@ -91,11 +94,12 @@ pub async fn index(
     };
     let etag = format!("\"{}\"", page.etag);
     if is_unmodified(&request, &etag) {
-        return Ok(HttpResponse::NotModified()
-            .insert_header((ETAG, etag))
-            .finish());
+        let mut response = HttpResponse::NotModified();
+        log_state.map(|header| response.insert_header(header));
+        return Ok(response.insert_header((ETAG, etag)).finish());
     }
     let mut response = HttpResponse::Ok();
+    log_state.map(|header| response.insert_header(header));
     response
         .insert_header((
             CONTENT_TYPE,

@@ -12,6 +12,7 @@ mod forks;
 mod guard;
 mod heads;
 mod openapi;
+mod own_log;
 mod page;
 mod presence;
 pub mod problem;
@@ -56,6 +57,7 @@ use crate::federation_sync::{ListPeers, PutPeer, Refresh, ReloadRoster, RemovePe
 use crate::forks::Forks;
 use crate::home::Home;
 use crate::index_federator::{AcceptHead, GetOwnLog, PublishEntries, Reindex};
+use crate::log_recovery::{AskHolders, GetRecovery, ResetLog, ResumeLog};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
 use crate::settings::{GatewaySettings, Profile};
@@ -96,6 +98,14 @@ pub struct Links {
     pub reindex: Recipient<Reindex>,
     /// The state of our own log.
     pub own_log: Recipient<GetOwnLog>,
+    /// Something is about to be signed.
+    pub ask_holders: Recipient<AskHolders>,
+    /// How the recovery of our own log stands.
+    pub recovery: Recipient<GetRecovery>,
+    /// Ask our log's holders again, or go on without them.
+    pub resume_log: Recipient<ResumeLog>,
+    /// Begin a new epoch of our own log.
+    pub reset_log: Recipient<ResetLog>,
     /// Pull now.
     pub refresh: Recipient<Refresh>,
     /// Add a peer.
@@ -291,6 +301,7 @@ impl Handler<Serve> for Gateway {
                 .wrap(middleware::from_fn(guard::pass))
                 .configure(open_routes)
                 .configure(admin::routes)
+                .configure(own_log::routes)
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)

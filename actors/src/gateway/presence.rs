@@ -11,7 +11,7 @@ use hn_protocol::document::Presence;
 use hn_protocol::sign::Signed;
 
 use super::problem::Problem;
-use super::{GatewayState, is_unmodified, parse_did};
+use super::{GatewayState, is_unmodified, own_log, parse_did};
 use crate::catalog::LogView;
 
 /// Our own current presence.
@@ -26,7 +26,10 @@ pub async fn own(
     let view = state
         .catalog
         .log(&state.catalog.own())
-        .ok_or_else(Problem::restarting)?;
+        .ok_or_else(|| match state.catalog.is_recovering(&state.catalog.own()) {
+            true => own_log::nothing_yet(),
+            false => Problem::restarting(),
+        })?;
     Ok(current(&request, &state, &view))
 }
 
@@ -80,12 +83,14 @@ fn answer(
     line: Bytes,
 ) -> HttpResponse {
     let etag = format!("\"{}\"", Digest::of(&line));
+    let log_state = own_log::log_state(&state.catalog, &view.state.publisher);
     if is_unmodified(request, &etag) {
-        return HttpResponse::NotModified()
-            .insert_header((ETAG, etag))
-            .finish();
+        let mut response = HttpResponse::NotModified();
+        log_state.map(|header| response.insert_header(header));
+        return response.insert_header((ETAG, etag)).finish();
     }
     let mut response = HttpResponse::Ok();
+    log_state.map(|header| response.insert_header(header));
     response
         .insert_header((ETAG, etag))
         .insert_header((CACHE_CONTROL, "no-cache"));

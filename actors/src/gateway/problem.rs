@@ -14,6 +14,7 @@ use crate::artifact_mirror::MirrorError;
 use crate::catalog::ReadError;
 use crate::federation_sync::SyncError;
 use crate::index_federator::{AcceptError, FederateError};
+use crate::log_recovery::RecoverError;
 use crate::roster::RosterError;
 
 /// Code, status, title. Codes are stable; `spec/http.md` lists them.
@@ -63,6 +64,11 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ),
     ("own_peer", 400, "A node does not follow itself"),
     ("bad_roster", 409, "The roster file cannot be read as it is"),
+    (
+        "log_forked",
+        409,
+        "The own key signed two histories; only a new epoch ends that",
+    ),
     ("bad_failpoint", 400, "No such failpoint or action"),
     ("socket_only", 403, "Only over the node's Unix socket"),
     ("unknown_route", 404, "No such route"),
@@ -118,15 +124,18 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("busy", 503, "The node has enough to do"),
     ("restarting", 503, "A part of the node is being restarted"),
     (
-        "log_damaged",
+        "log_recovering",
         503,
-        "The own log is damaged; nothing is signed on top of it",
+        "The own log is being recovered; nothing is signed on top of it",
     ),
     ("storage_full", 507, "The disk is full"),
 ];
 
 /// How long a caller should wait after a 503 or 429, in seconds: restarts take less.
 const RETRY_SECONDS: u32 = 1;
+
+/// The ways out of a recovery.
+const RECOVERY: &str = "hn status names who has not answered; hn mcp log resume asks them again, hn mcp log resume --accept-loss goes on with what is here, hn mcp log reset begins a new log";
 
 /// An error as the caller sees it.
 #[derive(Debug, Clone)]
@@ -271,8 +280,7 @@ impl From<FederateError> for Problem {
                 _ => Self::new("malformed_document", detail),
             },
             FederateError::Full(_) => full(detail),
-            FederateError::Damaged(_) => Self::new("log_damaged", detail)
-                .remedy("restore the log folder from a backup; followers hold what was published"),
+            FederateError::Recovering(_) => Self::new("log_recovering", detail).remedy(RECOVERY),
             FederateError::Failed(_) => Self::internal(&detail),
             FederateError::Restarting => Self::restarting(),
         }
@@ -289,6 +297,18 @@ impl From<AcceptError> for Problem {
             AcceptError::UnknownHead { .. } => Self::new("unknown_head", detail)
                 .remedy("name one of the two documents; hn mcp federate forks shows them"),
             AcceptError::Federate(error) => error.into(),
+        }
+    }
+}
+
+impl From<RecoverError> for Problem {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Forked(_) => {
+                Self::new("log_forked", error.to_string()).remedy("hn mcp log reset")
+            }
+            RecoverError::Federate(error) => error.into(),
+            RecoverError::Restarting => Self::restarting(),
         }
     }
 }
@@ -382,6 +402,7 @@ mod tests {
             include_str!("guard.rs"),
             include_str!("heads.rs"),
             include_str!("mod.rs"),
+            include_str!("own_log.rs"),
             include_str!("page.rs"),
             include_str!("presence.rs"),
             include_str!("problem.rs"),

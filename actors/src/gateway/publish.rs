@@ -17,6 +17,7 @@ use super::admin::check_operator;
 use super::problem::Problem;
 use super::tar_stream::{ChunkReader, Head, TarStream};
 use crate::index_federator::{PublishEntries, Published};
+use crate::log_recovery::AskHolders;
 use crate::vault::{Purpose, Staged};
 
 /// Chunks of the request that wait for the disk.
@@ -59,6 +60,7 @@ pub async fn publish(
     let permit = Arc::clone(&state.admission.publications)
         .try_acquire_owned()
         .map_err(|_| Problem::new("busy", "other publications are being streamed"))?;
+    state.ask(&state.links.ask_holders, AskHolders).await?;
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let (handle, worker) = (Handle::current(), state.clone().into_inner());
     let staging = tokio::task::spawn_blocking(move || {

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::admin::check_operator;
 use super::problem::Problem;
-use super::{GatewayState, GetListeners};
+use super::{GatewayState, GetListeners, own_log};
 use crate::federation_sync::{ListPeers, PeerView, RosterView};
 use crate::home;
 use crate::index_federator::{GetOwnLog, OwnLog};
+use crate::log_recovery::RecoveryView;
 use crate::metrics;
 use crate::supervise::{ActorState, ActorStatus};
 
@@ -75,9 +76,11 @@ pub async fn status(
         Ok(log) => log,
         Err(_) => own_log_as_shown(&state),
     };
+    let recovery = own_log::recovery(&state).await;
     let next_steps = next_steps(
         &state,
         &log,
+        recovery.as_ref(),
         &roster,
         listeners.listen.is_some_and(|l| l.ip().is_loopback()),
     );
@@ -94,7 +97,7 @@ pub async fn status(
             "pid": std::process::id(),
         },
         "identity": { "alias": state.alias, "did": own },
-        "log": log,
+        "log": log_and(&log, recovery.as_ref()),
         "actors": state.registry.list(),
         "peers": roster.peers,
         "roster_error": roster.roster_error,
@@ -105,9 +108,20 @@ pub async fn status(
     })))
 }
 
+/// The own log, and where it is being recovered, how far that is.
+fn log_and(log: &OwnLog, recovery: Option<&RecoveryView>) -> Value {
+    let mut log = json!(log);
+    if let (Some(recovery), Some(members)) = (recovery, log.as_object_mut()) {
+        members.insert("state".into(), json!("recovering"));
+        members.insert("recovery".into(), json!(recovery));
+    }
+    log
+}
+
 fn own_log_as_shown(state: &GatewayState) -> OwnLog {
     let view = state.catalog.log(&state.catalog.own());
     OwnLog {
+        epoch: view.as_ref().map_or(0, |view| view.state.epoch),
         size: view.as_ref().map_or(0, |view| view.state.size()),
         root: view.map_or_else(hn_protocol::merkle::empty_root, |view| view.state.root()),
         state: "recovering",
@@ -142,6 +156,7 @@ async fn storage(state: &GatewayState) -> Result<Value, Problem> {
 fn next_steps(
     state: &GatewayState,
     log: &OwnLog,
+    recovery: Option<&RecoveryView>,
     roster: &RosterView,
     loopback: bool,
 ) -> Vec<Value> {
@@ -153,12 +168,13 @@ fn next_steps(
             "edit config/federation.toml",
         ));
     }
-    if let Some(reason) = log.reason.as_ref().filter(|_| log.state != "ok") {
+    if let Some(reason) = &log.reason {
         steps.push(step(
             format!("the own log is {}: {reason}", log.state),
-            "hn mcp reindex",
+            "hn status",
         ));
     }
+    steps.extend(recovery.into_iter().flat_map(own_log::next_steps));
     // What a fork asks for has a step of its own, with what may be accepted.
     let ailing = |peer: &&PeerView| peer.remedy.is_some() && peer.state != "forked";
     for peer in roster.peers.iter().filter(ailing) {
@@ -196,7 +212,7 @@ fn next_steps(
         let text = format!("the log of {} cannot be opened: {reason}", did.short());
         steps.push(step(text, "hn mcp reindex"));
     }
-    if log.size == 0 && log.state == "ok" {
+    if log.size == 0 && log.reason.is_none() {
         steps.push(step(
             "nothing is published yet".into(),
             "hn shard publish PATH --public",

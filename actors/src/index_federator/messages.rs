@@ -7,6 +7,7 @@ use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::Endpoints;
 use hn_protocol::log::{EntryDraft, LogState, VerifiedPage};
+use hn_protocol::recovery::Extent;
 use hn_protocol::sign::DocumentError;
 use hn_protocol::time::Timestamp;
 use serde::Serialize;
@@ -95,6 +96,58 @@ pub struct Reindexed {
     pub artifacts: u64,
 }
 
+/// Whether our own log may be signed upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gate {
+    /// Not yet: publications wait.
+    Asking,
+    /// It may.
+    Open,
+    /// Not before the log is recovered, and why: publications are refused.
+    Closed(String),
+}
+
+/// Moves the gate. When it opens, what waited is signed before the answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SetGate {
+    /// To where.
+    pub gate: Gate,
+}
+
+/// Asks how far our own log verifies. What can be mended without others is: a journal that was damaged is read again, the
+/// copied presence is put back behind what it binds.
+#[derive(Message)]
+#[rtype(result = "OwnStanding")]
+pub struct CheckOwnLog;
+
+/// How our own log stands.
+#[derive(Debug, Clone)]
+pub struct OwnStanding {
+    /// As far as it verifies.
+    pub state: LogState,
+    /// What is wrong with it.
+    pub damaged: Option<String>,
+    /// How far it reached once, by what the index and the copied presence say.
+    pub reach: Extent,
+}
+
+/// Sets aside what is damaged of our own log, so that it goes on from what is good. Errors: the disk.
+#[derive(Message)]
+#[rtype(result = "Result<(), FederateError>")]
+pub struct MendOwnLog {
+    /// The highest sequence that is known to have been used.
+    pub above: u64,
+}
+
+/// Begins a new epoch of our own log, also while the gate is closed: nothing of the old one goes on. Errors: the disk.
+#[derive(Message)]
+#[rtype(result = "Result<OwnStanding, FederateError>")]
+pub struct ResetOwnLog {
+    /// An epoch that is known to have been begun.
+    pub after: u64,
+}
+
 /// Asks for the state of our own log.
 #[derive(Message)]
 #[rtype(result = "OwnLog")]
@@ -103,11 +156,13 @@ pub struct GetOwnLog;
 /// The state of our own log.
 #[derive(Debug, Clone, Serialize)]
 pub struct OwnLog {
+    /// Which epoch.
+    pub epoch: u64,
     /// Entries.
     pub size: u64,
     /// Root.
     pub root: Digest,
-    /// `ok`, or `recovering` while nothing may be signed.
+    /// `ok`; `recovering` while nothing may be signed; `reset` while a new epoch has no entry.
     pub state: &'static str,
     /// Why it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,9 +181,9 @@ pub enum FederateError {
     /// The disk is full, or `storage.min_free` is reached.
     #[error("the disk is full: {0}")]
     Full(String),
-    /// Our own log has a line that does not verify.
-    #[error("the own log is damaged: {0}")]
-    Damaged(String),
+    /// Our own log may not be signed upon as it is.
+    #[error("{0}")]
+    Recovering(String),
     /// The disk or the index failed.
     #[error("the log cannot be written: {0}")]
     Failed(String),

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::federate;
+use super::log;
 use super::output::{self, CliError, Outcome};
 use super::storage;
 use crate::client::{self, Admin};
@@ -37,6 +38,9 @@ pub enum Command {
     Sync(Sync),
     /// What takes how much of the disk, and what has no room
     Storage,
+    /// The own log: recover it, or begin it anew
+    #[command(subcommand)]
+    Log(log::Command),
     /// Rebuild the database from the files, which are the truth
     Reindex,
 }
@@ -81,6 +85,7 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
         Command::Sync(Sync { once: true }) => federate::refresh(ctx, None, false).await,
         Command::Sync(Sync { once: false }) => follow(ctx).await,
         Command::Storage => storage::run(ctx).await,
+        Command::Log(command) => log::run(ctx, command).await,
         Command::Reindex => reindex(ctx).await,
     }
 }

@@ -7,6 +7,7 @@ mod completions;
 mod federate;
 mod forks;
 pub mod id;
+mod log;
 mod mcp;
 pub mod output;
 mod proof;

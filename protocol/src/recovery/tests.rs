@@ -109,7 +109,7 @@ fn a_restored_home_waits_for_all_and_for_ever() {
         assert_eq!(effects, [Effect::Ask(did(2))], "hour {hour}");
         answer(&mut core, 2, failed(), now);
         let wake = core.next_wake().unwrap();
-        assert!(wake.since(now) <= MAX_RETRY, "R5: {:?}", wake.since(now));
+        assert!(wake.since(now) <= MAX_RETRY, "O6: {:?}", wake.since(now));
     }
     let now = after(48 * 3600);
     core.handle(Input::Tick, now);
