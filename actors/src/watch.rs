@@ -417,3 +417,6 @@ fn strike() {
         warn!(%error, "failpoint");
     }
 }
+
+#[cfg(test)]
+mod tests;

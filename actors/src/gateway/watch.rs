@@ -247,3 +247,6 @@ pub async fn watch(
     });
     Ok(response.streaming(Box::pin(events)))
 }
+
+#[cfg(test)]
+mod tests;
