@@ -85,6 +85,8 @@ pub struct IndexFederator {
     gate: Gate,
     /// The presence is due whatever it says.
     renew: bool,
+    /// The own journal's folder, when it was damaged.
+    looked_at: Option<own::LookedAt>,
     waiting: Vec<Waiting>,
     commit_timer: Option<SpawnHandle>,
     copy_timer: Option<SpawnHandle>,
@@ -100,6 +102,7 @@ impl IndexFederator {
         let mut federator = Self {
             gate: options.gate.clone(),
             renew: false,
+            looked_at: None,
             options,
             shelf,
             own: None,

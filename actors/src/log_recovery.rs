@@ -296,18 +296,15 @@ impl LogRecovery {
         self.step(input, ctx);
     }
 
-    /// Looks at the log, then does `then`.
-    fn check(
-        &self,
-        ctx: &mut Context<Self>,
-        then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
-    ) {
+    /// Begins, once the log has been read: that may take longer than holders are given.
+    fn ask_first(&self, ctx: &mut Context<Self>) {
         let check = self.links.check.send(CheckOwnLog);
         ctx.spawn(check.into_actor(self).map(|standing, this, ctx| {
+            this.core.ask_from(this.now());
             if let Ok(standing) = standing {
                 this.log_is(standing, ctx);
             }
-            then(this, ctx);
+            this.step(Input::Tick, ctx);
         }));
     }
 
@@ -339,7 +336,13 @@ impl LogRecovery {
         self.read_roster(ctx);
         if self.core.troubles().damaged.is_some() {
             // Somebody may have mended it by hand.
-            self.check(ctx, |this, ctx| this.step(Input::Tick, ctx));
+            let check = self.links.check.send(CheckOwnLog);
+            ctx.spawn(check.into_actor(self).map(|standing, this, ctx| {
+                if let Ok(standing) = standing {
+                    this.log_is(standing, ctx);
+                }
+                this.step(Input::Tick, ctx);
+            }));
         } else {
             self.step(Input::Tick, ctx);
         }
@@ -445,7 +448,7 @@ impl Actor for LogRecovery {
         // The gate first: after a restart it may stand elsewhere.
         ctx.wait(async move { send_gate(&links, gate).await }.into_actor(self));
         if !self.on_request {
-            self.check(ctx, |this, ctx| this.step(Input::Tick, ctx));
+            self.ask_first(ctx);
         }
     }
 }
@@ -466,7 +469,7 @@ impl Handler<AskHolders> for LogRecovery {
         strike();
         if self.on_request {
             self.ask_unasked();
-            self.check(ctx, |this, ctx| this.step(Input::Tick, ctx));
+            self.ask_first(ctx);
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::clock::Clock;
 use crate::fetch::{Answer, Fetch, FetchError, Trust};
 use crate::forks::Forks;
 use crate::index_federator::{AppendPage, Appended, FederateError};
+use crate::log_recovery::OwnHeadSeen;
 use crate::roster::{RosterPeer, is_base_url};
 
 /// How often a page is judged again because another pull was faster.
@@ -94,6 +95,8 @@ pub struct Puller {
     pub clock: Clock,
     /// Bounds.
     pub limits: PullLimits,
+    /// Who is told that a peer lists a head of our own log that is not ours.
+    pub own_head: Option<Recipient<OwnHeadSeen>>,
 }
 
 impl Puller {
@@ -130,6 +133,9 @@ impl Puller {
         if let Some(view) = self.catalog.log(&peer.did) {
             report.log_size = view.state.size();
             report.log_root = view.state.root();
+        }
+        if let Some(head) = report.own_head.take() {
+            self.tell_own_head(peer.did, &head).await;
         }
         report.error = report.outcome.reason().cloned();
         let failed = match report.outcome {

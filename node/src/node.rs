@@ -320,6 +320,7 @@ impl Node {
             append: federator.clone().recipient(),
             clock,
             limits: limits(&settings),
+            own_head: None,
         };
         let recovery = {
             let puller = puller.clone();
@@ -348,6 +349,10 @@ impl Node {
             let roster = RosterFile::new(home.federation_toml());
             let (to_mirror, store, metrics) =
                 (mirror.clone().recipient(), store.clone(), metrics.clone());
+            let puller = Puller {
+                own_head: Some(recovery.clone().recipient()),
+                ..puller
+            };
             let make = move |_: &mut _| {
                 FederationSync::new(options, roster, puller, to_mirror, store, metrics)
             };

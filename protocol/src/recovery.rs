@@ -224,6 +224,13 @@ impl Recovery {
         }
     }
 
+    /// The five seconds of a start begin now: the log has been read.
+    pub fn ask_from(&mut self, now: Timestamp) {
+        if let Phase::Asking { until } = &mut self.phase {
+            *until = now.plus(ASKING);
+        }
+    }
+
     /// Where it stands.
     #[must_use]
     pub const fn phase(&self) -> Phase {

@@ -12,7 +12,7 @@ use super::{GatewayState, other_methods};
 use crate::catalog::Catalog;
 use crate::log_recovery::{GetRecovery, RecoveryView, ResetLog, ResumeLog};
 
-/// On pages and presences of an own log that is being recovered: what is shown may be older than what others hold.
+/// On what is shown of an own log that is being recovered. The name that followers look for, in the server's types.
 const LOG_STATE: HeaderName = HeaderName::from_static("hn-log-state");
 
 /// The operator's routes.
@@ -61,7 +61,8 @@ async fn reset(
     Ok(HttpResponse::Ok().json(view))
 }
 
-/// What is said of `publisher`'s log in the answers that show it; nothing where it is not ours, or well.
+/// What is said of `publisher`'s log in the answers that show it: while it is being recovered, they may be older than what
+/// others hold. Nothing where it is not ours, or well.
 pub fn log_state(catalog: &Catalog, publisher: &Did) -> Option<(HeaderName, HeaderValue)> {
     catalog
         .is_recovering(publisher)
@@ -97,7 +98,8 @@ pub fn next_steps(view: &RecoveryView) -> Vec<Value> {
         // Nobody's answer mends that.
     } else if view.holders.is_empty() {
         steps.push(step(
-            "nobody is named who may hold newer parts of the log: name one, who is asked at once".into(),
+            "nobody is named who may hold newer parts of the log: name one, who is asked at once"
+                .into(),
             "hn mcp federate add DID URL",
         ));
     } else if !waiting.is_empty() {

@@ -1,5 +1,8 @@
 //! Our own log while it may not be signed upon: the gate, and what recovery does to the log meanwhile.
 
+use std::ffi::OsString;
+use std::time::{Duration, Instant, SystemTime};
+
 use actix::{Context, Handler, MessageResult};
 use hn_protocol::log::{CommitRequest, LogState, PageContext, Source};
 use hn_protocol::recovery::Extent;
@@ -11,6 +14,12 @@ use super::messages::{
 use super::{AppendPage, Appended, FederateError, IndexFederator, strike};
 use crate::failpoint;
 use crate::logs::{Log, LogError};
+
+/// A damaged journal that has not changed is read again so often: what failed may have been the disk.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// When a folder was looked at, and its files: name, length, time.
+pub(super) type LookedAt = (Instant, Vec<(OsString, u64, Option<SystemTime>)>);
 
 impl IndexFederator {
     /// Nothing is signed but through an open gate.
@@ -125,14 +134,40 @@ impl IndexFederator {
         }
     }
 
+    /// Whether a damaged journal is another one than when it was looked at last, or has not been looked at for long.
+    fn is_worth_reading(&mut self) -> bool {
+        let folder = self.shelf.home.log_dir(&self.options.alias);
+        let mut files: Vec<(OsString, u64, Option<SystemTime>)> = Vec::new();
+        for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if let Ok(meta) = file
+                .metadata()
+                .map(|meta| (meta.len(), meta.modified().ok()))
+            {
+                files.push((file.file_name(), meta.0, meta.1));
+            }
+        }
+        files.sort_unstable();
+        let now = Instant::now();
+        let known = self.looked_at.as_ref();
+        let same = known.is_some_and(|(at, seen)| *seen == files && now - *at < LOOK_AGAIN);
+        if !same {
+            self.looked_at = Some((now, files));
+        }
+        !same
+    }
+
     /// How our own log stands; what could not be read when it was tried last is read again.
     fn standing(&mut self) -> OwnStanding {
-        let whole = |log: &Log| log.damaged().is_none();
         let mut trouble = None;
-        if !self.own.as_ref().is_some_and(whole)
+        let whole = self.own.as_ref().is_some_and(|log| log.damaged().is_none());
+        if !whole
+            && self.is_worth_reading()
             && let Err(error) = self.open_own()
         {
             trouble = Some(error.to_string());
+        }
+        if self.own.is_none() && trouble.is_none() {
+            trouble = Some("it could not be read".to_owned());
         }
         let mut reach = self.own.as_ref().map(Log::reach).unwrap_or_default();
         if let Some(copy) = self.copied_presence() {

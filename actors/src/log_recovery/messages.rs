@@ -40,8 +40,6 @@ pub struct OwnHeadSeen {
     pub log_size: u64,
     /// The root that it lists.
     pub log_root: Digest,
-    /// The last slice that it lists.
-    pub head: Option<Digest>,
     /// Who lists it.
     pub holder: Did,
 }

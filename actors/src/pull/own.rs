@@ -4,15 +4,17 @@
 //! key signed it, in another copy of this home.
 
 use bytes::Bytes;
+use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::log::{Line, LogState, PageContext, PageError, Source};
 use hn_protocol::recovery::Answer;
 use reqwest::StatusCode;
 
 use super::held::Budget;
-use super::{PullError, Puller, lines};
+use super::{HeldLogHead, PullError, Puller, lines};
 use crate::catalog::{RecentHistory, with_newline};
 use crate::fetch::FetchError;
+use crate::log_recovery::OwnHeadSeen;
 use crate::roster::RosterPeer;
 
 impl Puller {
@@ -40,6 +42,22 @@ impl Puller {
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Hands on that `holder` lists a head of our log that is not ours: its word, not yet ours.
+    pub(super) async fn tell_own_head(&self, holder: Did, head: &HeldLogHead) {
+        let Some(recovery) = &self.own_head else {
+            return;
+        };
+        let seen = OwnHeadSeen {
+            epoch: head.epoch,
+            log_size: head.log_size,
+            log_root: head.log_root,
+            holder,
+        };
+        if recovery.send(seen).await.is_err() {
+            tracing::warn!(peer = %holder, "what the peer lists of the own log was not looked into");
         }
     }
 

@@ -89,6 +89,14 @@ fn a_holder_that_is_away_holds_a_start_up_for_five_seconds() {
 }
 
 #[test]
+fn a_start_that_took_long_to_read_its_log_asks_all_the_same() {
+    let mut core = Recovery::new(Troubles::default(), &holders(1), true, START);
+    core.ask_from(after(30));
+    assert_eq!(core.handle(Input::Tick, after(30)), [Effect::Ask(did(1))]);
+    assert_eq!(core.next_wake(), Some(after(35)));
+}
+
+#[test]
 fn a_clock_that_is_set_back_holds_no_start_up() {
     let mut core = Recovery::new(Troubles::default(), &holders(1), true, START);
     assert!(
