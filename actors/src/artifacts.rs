@@ -2,6 +2,7 @@
 //! each publisher takes of the disk.
 
 mod listed;
+mod unnamed;
 mod unsettled;
 mod usage;
 
@@ -13,6 +14,7 @@ use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 
 pub use self::listed::{Listed, listed};
+pub use self::unnamed::Sweeper;
 use self::unsettled::Unsettled;
 pub use self::usage::Usage;
 use self::usage::Usages;

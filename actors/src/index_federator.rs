@@ -28,6 +28,7 @@ pub use messages::{
     ResetOwnLog, SetGate,
 };
 
+use crate::artifacts::Sweeper;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::forks::Forks;
@@ -63,6 +64,8 @@ pub struct FederatorOptions {
     pub metrics: Metrics,
     /// How much is kept of followed logs.
     pub prune: PrunePolicy,
+    /// Removes what only pruned entries named.
+    pub sweeper: Sweeper,
     /// Whose logs stand still, and what an operator accepted.
     pub forks: Forks,
     /// Whether the own log may be signed upon from the beginning.

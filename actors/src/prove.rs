@@ -4,6 +4,7 @@
 //! hold (bits that rotted, zeros that a power cut left, a file that is behind or was never made) has the nodes made again
 //! from the journal's slices, once, by the caller who noticed; others are told to come back meanwhile.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, TryLockError};
@@ -15,7 +16,7 @@ use hn_protocol::log::PresenceMark;
 use hn_protocol::merkle::{Frontier, frontier_at, leaf_hash, proof_at};
 use hn_protocol::proof::Claim;
 use hn_protocol::sign::Signed;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::catalog::{Catalog, LogView, ReadError};
@@ -247,60 +248,63 @@ fn extend(
     Ok(tree.finish()?)
 }
 
-/// The entry at `index` of a verified slice's line. The others are passed over without being read: a slice has up to 1 MiB.
+/// The entry at `index` of a verified slice's line, which has up to 1 MiB: those before it are passed over, and reading
+/// ends with it.
 fn entry_of(line: &[u8], index: u64) -> io::Result<Map<String, Value>> {
-    let mut reader = serde_json::Deserializer::from_slice(line);
-    Ok(reader.deserialize_map(SliceVisitor(index))?)
+    let found = Cell::new(None);
+    let search = Search {
+        index,
+        found: &found,
+    };
+    let read = serde_json::Deserializer::from_slice(line).deserialize_map(search);
+    match (found.take(), read) {
+        (Some(entry), _) => Ok(entry),
+        (None, Err(error)) => Err(error.into()),
+        (None, Ok(())) => Err(io::Error::other("the slice has no such entry")),
+    }
 }
 
-struct SliceVisitor(u64);
+/// Goes through a slice, then through its entries, and ends with an error when it has found the one.
+struct Search<'a> {
+    index: u64,
+    found: &'a Cell<Option<Map<String, Value>>>,
+}
 
-impl<'de> Visitor<'de> for SliceVisitor {
-    type Value = Map<String, Value>;
+impl<'de> Visitor<'de> for Search<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a slice with that entry")
+        f.write_str("a slice with entries")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         while let Some(key) = members.next_key::<std::borrow::Cow<'de, str>>()? {
             if key == "entries" {
-                found = members.next_value_seed(EntrySeed(self.0))?;
+                let Self { index, found } = self;
+                members.next_value_seed(Search { index, found })?;
             } else {
                 members.next_value::<IgnoredAny>()?;
             }
         }
-        found.ok_or_else(|| A::Error::missing_field("entries"))
-    }
-}
-
-struct EntrySeed(u64);
-
-impl<'de> serde::de::DeserializeSeed<'de> for EntrySeed {
-    type Value = Option<Map<String, Value>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for EntrySeed {
-    type Value = Option<Map<String, Value>>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("entries")
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        for _ in 0..self.0 {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        for _ in 0..self.index {
             if entries.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(None);
+                return Ok(());
             }
         }
-        let found = entries.next_element()?;
-        while entries.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(found)
+        self.found.set(entries.next_element()?);
+        Err(A::Error::custom("nothing behind it is wanted"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Search<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
     }
 }
 

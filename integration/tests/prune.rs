@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hn_integration::cluster::Node;
 use hn_integration::converge::eventually;
 use hn_integration::log::{now, split};
+use hn_protocol::digest::Digest;
 use hn_protocol::log::{Line, LogState, NoHistory, PageContext, Source};
 use hn_protocol::proof::InclusionProof;
 use reqwest::StatusCode;
@@ -182,6 +183,46 @@ async fn a_holder_prunes_while_followers_sync_and_a_new_one_starts_at_the_fronti
     proves(&dave, &alice, grown.base, 63).await;
     dave.ok(&["mcp", "reindex"]).await;
     proves(&dave, &alice, grown.base, 63).await;
+}
+
+#[tokio::test]
+async fn artifacts_that_only_pruned_entries_name_go_and_all_others_stay() {
+    let alice = Node::started("alice").await;
+    alice
+        .publish(&[("old", b"old"), ("shared", b"shared"), ("own", b"own")])
+        .await;
+    let mut carol = Node::new("carol").with("HN_FEDERATION__PRUNE_ENTRIES", "3");
+    carol.start().await;
+    carol.publish(&[("mine", b"own")]).await;
+    let (did, url) = (alice.did().to_string(), alice.base_url());
+    carol
+        .ok(&["mcp", "federate", "add", &did, &url, "--mirror"])
+        .await;
+    let mirror = async || carol.ok(&["mcp", "federate", "refresh", "--mirror"]).await;
+    mirror().await;
+    let held = async |content: &str| {
+        let digest = Digest::of(content.as_bytes());
+        carol.get(&format!("/artifact/{digest}")).await.status() == StatusCode::OK
+    };
+    for content in ["old", "shared", "own"] {
+        assert!(held(content).await, "{content}");
+    }
+    alice
+        .publish(&[("again", b"shared"), ("new", b"new"), ("newer", b"newer")])
+        .await;
+    mirror().await;
+    assert_eq!(walk(&carol, &alice).await.0.base, 3);
+    eventually(SOON, "what only a pruned entry named is gone", async || {
+        if held("old").await {
+            Err("it is held".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    for content in ["shared", "own", "new", "newer"] {
+        assert!(held(content).await, "{content}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::{Addr, Arbiter};
 use actix_web::web;
 use hn_actors::artifact_mirror::{ArtifactMirror, MirrorLimits};
-use hn_actors::artifacts::ArtifactShelf;
+use hn_actors::artifacts::{ArtifactShelf, Sweeper};
 use hn_actors::catalog::Catalog;
 use hn_actors::clock::{Clock, ClockError};
 use hn_actors::failpoint::{self, FailpointError};
@@ -279,6 +279,7 @@ impl Node {
                 metrics: metrics.clone(),
                 forks: forks.clone(),
                 prune: prune_policy(&settings),
+                sweeper: Sweeper::new(artifacts.clone(), catalog.clone()),
             };
             let shelf = Shelf {
                 home: home.clone(),

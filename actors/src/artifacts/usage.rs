@@ -42,6 +42,15 @@ impl Usages {
         *counted.entry(*publisher).or_insert(usage)
     }
 
+    /// One artifact less of a publisher that was counted.
+    pub fn subtract(&self, publisher: &Did, size: u64) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(usage) = counted.get_mut(publisher) {
+            usage.artifacts = usage.artifacts.saturating_sub(1);
+            usage.bytes = usage.bytes.saturating_sub(size);
+        }
+    }
+
     /// More artifacts of a publisher that was counted.
     pub fn add(&self, publisher: &Did, sizes: impl Iterator<Item = u64>) {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);

@@ -62,6 +62,7 @@ impl IndexFederator {
                 let (entries, bytes, base) = (pruned.entries, pruned.bytes, pruned.base);
                 self.options.metrics.pruned(entries, bytes);
                 info!(log = %publisher, entries, bytes, base, "federation.prune");
+                self.options.sweeper.sweep(publisher);
             }
             Err(error) => self.read_back(publisher, &error),
         }
