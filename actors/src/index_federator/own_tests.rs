@@ -43,11 +43,15 @@ impl Desk {
     }
 
     fn start(&self, gate: Gate) -> Addr<IndexFederator> {
+        let clock = Clock::system();
+        let (home, catalog) = (self.shelf.home.clone(), self.shelf.catalog.clone());
         let options = FederatorOptions {
+            forks: Forks::open(home, identity(), clock, catalog, Metrics::new()),
+            prune: PrunePolicy::default(),
             identity: identity(),
             alias: "node".into(),
             presence_ttl: Duration::from_secs(3600),
-            clock: Clock::system(),
+            clock,
             metrics: Metrics::new(),
             gate,
         };
