@@ -9,6 +9,7 @@ use hn_protocol::did::{Identity, SecretSeed};
 use hn_protocol::digest::Digest;
 use hn_protocol::log::{EntryDraft, LogState, PageContext, Source, VerifiedPage};
 
+use crate::artifacts::ArtifactShelf;
 use crate::catalog::Catalog;
 use crate::home::Home;
 use crate::index_federator::*;
@@ -45,9 +46,12 @@ impl Desk {
     fn start(&self, gate: Gate) -> Addr<IndexFederator> {
         let clock = Clock::system();
         let (home, catalog) = (self.shelf.home.clone(), self.shelf.catalog.clone());
+        let (store, space) = (self.shelf.store.clone(), self.shelf.space.clone());
+        let artifacts = ArtifactShelf::new(home.clone(), store, space, "node");
         let options = FederatorOptions {
             forks: Forks::open(home, identity(), clock, catalog, Metrics::new()),
             prune: PrunePolicy::default(),
+            sweeper: Sweeper::new(artifacts, self.shelf.catalog.clone()),
             identity: identity(),
             alias: "node".into(),
             presence_ttl: Duration::from_secs(3600),
