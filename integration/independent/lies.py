@@ -2,12 +2,12 @@
 
 `LIES` maps a name to the code that the page's table "What a verifier must refuse" gives it, and to a function from the
 honest publisher, whose log has been accepted, to what is served in its place. `FORKS` are those that prove, by two
-signed documents, that there are two logs.
+signed documents, that there are two logs; `FRONTIERS` are told to who holds nothing of the log yet.
 """
 
 import rfc8785
 
-from author import DAY_MS, Author, Key, View, digest, digest_of, frontier, leaf, now_ms, root, written
+from author import DAY_MS, Author, Key, Shown, View, digest, digest_of, frontier, leaf, now_ms, root, written
 
 OTHER = digest(b"another root").hex()
 AHEAD_MS = 10 * 60_000
@@ -168,14 +168,48 @@ def entry_beside_the_root(author: Author) -> View:
     return told(twin, twin.slice(entries, **members))
 
 
-def frontier_beside_the_log(author: Author) -> View:
-    """A page that says that everything before the last slice was pruned, with hashes that do not fold to its root."""
-    twin = author.copy()
-    twin.publish()
-    before = twin.leaves[:twin.view.slices[-2].next]
-    hashes = [digest(part).hex() for part in frontier(before)]
-    opening = {"type": "frontier", "publisher": twin.did, "epoch": twin.epoch, "size": len(before), "hashes": hashes}
-    return View(twin.view.slices[-1:], twin.view.presences, twin.view.current, rfc8785.dumps(opening))
+# A pruned log: the beginning is gone, up to the end of a slice that is kept whole (R1-R3).
+
+
+def pruned(author: Author, kept: int = 2, **members) -> View:
+    """The last `kept` slices of the honest log, behind a frontier line, with `members` in place of the honest ones."""
+    slices = author.view.slices[-kept:]
+    before = author.leaves[:slices[0].next]
+    hashes = [part.hex() for part in frontier(before)]
+    opening = {"type": "frontier", "publisher": author.did, "epoch": author.epoch, "size": len(before), "hashes": hashes}
+    return View(slices, author.view.presences, author.view.current, rfc8785.dumps(opening | members))
+
+
+def frontier_that_does_not_fold(author: Author) -> View:
+    size = author.view.slices[-2].next
+    return pruned(author, hashes=[digest(part).hex() for part in frontier(author.leaves[:size])])
+
+
+def frontier_of_another_size(author: Author) -> View:
+    """It folds to a root of the log, but not to that of the slice behind it."""
+    size = author.view.slices[-2].cursor
+    return pruned(author, size=size, hashes=[part.hex() for part in frontier(author.leaves[:size])])
+
+
+def frontier_with_a_hash_too_many(author: Author) -> View:
+    size = author.view.slices[-2].next
+    hashes = [part.hex() for part in frontier(author.leaves[:size])]
+    return pruned(author, hashes=hashes + hashes[-1:])
+
+
+def frontier_further_down(author: Author) -> View:
+    """Right, and once more where no page begins."""
+    view = pruned(author)
+    last = view.slices[-1]
+    view.slices[-1] = Shown(view.opening + b"\n" + last.line, last.cursor, last.next, last.names)
+    return view
+
+
+def no_frontier(author: Author) -> View:
+    """The beginning is left out without a word."""
+    view = pruned(author)
+    view.opening = None
+    return view
 
 
 # Two histories: the second begins before the last commit of the first, which has been accepted.
@@ -228,11 +262,22 @@ def another_root_at_the_head(author: Author) -> View:
 
 
 FORKS = {
-    "fork_of_one_size": ("conflicting_presence", fork_of_one_size),
-    "fork_with_the_same_boundaries": ("conflicting_presence", fork_with_the_same_boundaries),
-    "fork_with_other_boundaries": ("conflicting_slice", fork_with_other_boundaries),
-    "two_presences_of_one_sequence": ("conflicting_presence", two_presences_of_one_sequence),
-    "another_root_at_the_head": ("conflicting_presence", another_root_at_the_head),
+    "fork_of_one_size": ("fork", fork_of_one_size),
+    "fork_with_the_same_boundaries": ("fork", fork_with_the_same_boundaries),
+    "fork_with_other_boundaries": ("fork", fork_with_other_boundaries),
+    "fork_in_one_commit": ("fork", fork_in_one_commit),
+    "two_presences_of_one_sequence": ("fork", two_presences_of_one_sequence),
+    "another_root_at_the_head": ("fork", another_root_at_the_head),
+}
+
+FRONTIERS = {
+    "frontier_that_does_not_fold": ("wrong_frontier", frontier_that_does_not_fold),
+    "frontier_of_another_size": ("wrong_frontier", frontier_of_another_size),
+    "frontier_with_a_hash_too_many": ("malformed_document", frontier_with_a_hash_too_many),
+    "frontier_further_down": ("wrong_frontier", frontier_further_down),
+    "frontier_of_another_log": ("wrong_publisher", lambda author: pruned(author, publisher=Key().did)),
+    "frontier_of_another_epoch": ("wrong_epoch", lambda author: pruned(author, epoch=1)),
+    "no_frontier": ("unbound_presence", no_frontier),
 }
 
 LIES = {
@@ -273,5 +318,4 @@ LIES = {
     "no_presence": ("no_current_presence", no_presence),
     "last_slice_withheld": ("rollback", last_slice_withheld),
     "rolled_back": ("rollback", rolled_back),
-    "fork_in_one_commit": ("broken_chain", fork_in_one_commit),
 }

@@ -10,6 +10,7 @@ stdin, answers each with one line of JSON, and ends with them:
     tell LIE [DOOR]              serves the lie, at one door or at all
     honest [DOOR]                the honest log again
     hold [LIE]                   says that it holds the log of another, and serves that; the other one never answers
+    prune                        the honest log from its last slices on, behind a frontier
     lies                         every lie, and the code of spec/index@2.md by which it is to be refused
     requests                     what it was asked since the last time
 """
@@ -21,7 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from author import Author, View, digest, digest_of, root, written, now_ms
-from lies import FORKS, LIES
+from lies import FORKS, FRONTIERS, LIES, pruned
+
+ALL = LIES | FORKS | FRONTIERS
 
 # Nothing that a follower asks has a longer head, and nothing has a body.
 MAX_LIMIT = 64
@@ -156,7 +159,7 @@ class Publisher:
         return self.honest()
 
     def tell(self, lie: str, door: str | None = None) -> dict:
-        code, told = (LIES | FORKS)[lie]
+        code, told = ALL[lie]
         self.show(self.author, told(self.author), self.some(door))
         return {"lie": lie, "code": code, "fork": lie in FORKS}
 
@@ -166,13 +169,18 @@ class Publisher:
             self.other.publish()
         if lie is None:
             self.other.publish()
-        view = (LIES | FORKS)[lie][1](self.other) if lie else self.other.copy().view
+        view = ALL[lie][1](self.other) if lie else self.other.copy().view
         self.show(self.other, view, self.doors)
-        return {"did": self.other.did, "size": self.other.size, "root": root(self.other.leaves).hex()}
+        said = {"did": self.other.did, "size": self.other.size, "root": root(self.other.leaves).hex()}
+        return said | ({"code": ALL[lie][0]} if lie else {})
+
+    def prune(self) -> dict:
+        self.show(self.author, pruned(self.author), self.doors)
+        return self.state()
 
     def lies(self) -> dict:
-        codes = {name: code for name, (code, _) in LIES.items()}
-        return {"lies": codes, "forks": {name: code for name, (code, _) in FORKS.items()}}
+        kinds = {"lies": LIES, "forks": FORKS, "frontiers": FRONTIERS}
+        return {kind: {name: code for name, (code, _) in lies.items()} for kind, lies in kinds.items()}
 
     def requests(self) -> dict:
         asked = [request for door in self.doors for request in door.requests]
@@ -181,7 +189,7 @@ class Publisher:
         return {"requests": asked}
 
 
-COMMANDS = {"publish", "tell", "honest", "hold", "lies", "requests"}
+COMMANDS = {"publish", "tell", "honest", "hold", "prune", "lies", "requests"}
 
 
 def main(doors: int):

@@ -5,6 +5,7 @@
 //! | [`binary`] | which `hn` is under test |
 //! | [`cluster`] | alice, bob, carol: a home in a temporary folder, the built binary, the wire |
 //! | [`net`] | a loopback address of its own for each node, and clients |
+//! | [`copy`] | homes that are copied, wiped and put back |
 //! | [`log`] | a log as a stranger reads it from a node, verified with `hn-protocol` alone |
 //! | [`converge`] | waits with a bound that say, when missed, who differs |
 //! | [`fault`] | what is done to a node, as data, drawn from a seed that a failure prints |
@@ -23,6 +24,7 @@
 pub mod binary;
 pub mod cluster;
 pub mod converge;
+pub mod copy;
 pub mod fault;
 pub mod holder;
 pub mod hostile;

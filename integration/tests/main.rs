@@ -5,6 +5,9 @@
 //! | `federation` | nodes publish, follow, mirror, go away and come back |
 //! | `refusal` | what a hostile peer says is refused, and costs nothing that was accepted |
 //! | `mirror` | artifacts come many at once, from whoever has them, within their bounds |
+//! | `holders` | what a peer says of the logs of others is judged log by log |
+//! | `forks` | a publisher that signs two logs is proved, told of, and ended by the operator alone |
+//! | `own_log` | a home from an old disk is completed by its followers before it signs |
 //! | `bodies` | what no parser should read is refused on the socket too |
 //! | `crash` | a crash at any point loses nothing that was acknowledged |
 //! | `recovery` | what crashes and old copies leave behind is mended without a hand |
@@ -26,10 +29,13 @@ mod bodies;
 mod cli_contract;
 mod crash;
 mod federation;
+mod forks;
 mod gateway;
+mod holders;
 mod home;
 mod independent;
 mod mirror;
+mod own_log;
 mod proof;
 mod prune;
 mod recovery;

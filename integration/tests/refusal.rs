@@ -1,6 +1,6 @@
 //! Eve lies. Each time: what was accepted before stays byte for byte and is served on, the peer turns `stale` (she
 //! lied) or `unreachable` (she did not answer) with a reason and a remedy, the node lives, and when she is honest
-//! again she is healthy again.
+//! again she is healthy again. Where her lie proves that she signed two logs she is `forked`, and stays so.
 //!
 //! ```text
 //!   eve (hostile) ◄──follows── alice
@@ -108,6 +108,12 @@ async fn a_lie_is_refused(lie: Lie) {
     let (alice, mut eve, accepted) = alice_follows_eve().await;
     let (code, words) = lie.refused_as();
     eve.lie(lie);
+    if code == "fork" {
+        // Of this one she has left proof: no truth told later undoes it (`forks` is about the rest).
+        refuses(&alice, &eve, &accepted, "forked", code, words).await;
+        eve.repent();
+        return refuses(&alice, &eve, &accepted, "forked", code, words).await;
+    }
     refuses(&alice, &eve, &accepted, "stale", code, words).await;
     heals(&alice, &mut eve).await;
 }
@@ -414,7 +420,7 @@ async fn a_holder_who_forges_the_log_of_another_is_refused_and_his_log_stays() {
         (Lie::SliceOfAnother, true),
         (Lie::AlteredLogRoot, true),
         (Lie::Path("../x"), true),
-        (Lie::RewrittenSlice, false),
+        (Lie::SliceAhead, false),
     ] {
         let (code, _) = lie.refused_as();
         let (status, state) = if charged {

@@ -6,6 +6,9 @@
 //!   frank (publisher.py, honest) ◄──┴──follows── alice
 //! ```
 
+use std::path::Path;
+use std::process::Command;
+
 use hn_integration::cluster::Node;
 use hn_integration::converge::SOON;
 use hn_integration::log::Walk;
@@ -120,6 +123,165 @@ async fn every_lie_of_a_publisher_made_from_the_spec_is_refused_and_named() {
         );
         eve.order("honest");
     }
+}
+
+/// A fork of each kind, by a publisher of its own each, all followed by one node.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fork_of_a_publisher_made_from_the_spec_is_kept_as_evidence_and_disturbs_no_other() {
+    let Some(python) = python() else { return };
+    let mut frank = Stranger::start(&python, 1);
+    frank.order("publish 3 2");
+    let alice = alice_follows(&[&frank]).await;
+    let forks = frank.order("lies")["forks"].clone();
+    let forks = forks.as_object().expect("forks by name");
+    assert!(forks.len() >= 5, "{forks:?}");
+    for (fork, code) in forks {
+        let mut eve = Stranger::start(&python, 1);
+        eve.order("publish 3 2");
+        let honest = eve.order("publish 1 3");
+        follow(&alice, &eve, 0).await;
+        let accepted = is_equal(&alice, eve.did(), &honest).await;
+        eve.order(&format!("tell {fork}"));
+        let more = frank.order("publish");
+        is_refused(&alice, &eve, (fork, code, "forked"), &accepted).await;
+        is_equal(&alice, frank.did(), &more).await;
+        // To be honest again does not undo what was signed.
+        eve.order("honest");
+        eve.order("publish");
+        is_refused(&alice, &eve, (fork, code, "forked"), &accepted).await;
+        let path = format!("/federate/forks?publisher={}", eve.did());
+        let evidence = alice.get(&path).await.text().await.unwrap();
+        let file = alice.scratch().join("evidence.json");
+        std::fs::write(&file, &evidence).unwrap();
+        let proved = verify_fork(&python, &file).unwrap_or_else(|e| panic!("{fork}: {e}"));
+        assert_eq!(proved["publisher"], eve.did().to_string(), "{fork}");
+        assert_eq!(proved["observer"], alice.did().to_string(), "{fork}");
+        let altered = evidence.replacen("\"log_size\":", "\"log_size\":1", 1);
+        std::fs::write(&file, altered).unwrap();
+        verify_fork(&python, &file).expect_err("what was altered proves nothing");
+    }
+    let status = alice.ok(&["status"]).await;
+    assert_eq!(of(&status, frank.did())["state"], "healthy", "{status}");
+}
+
+/// `independent/verify_fork.py`, which knows nothing but the file.
+fn verify_fork(python: &Path, file: &Path) -> Result<Value, String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/independent/verify_fork.py");
+    let output = Command::new(python).args(["-B", script]).arg(file).output();
+    let output = output.map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())
+}
+
+/// ```text
+///   eve shows alice less than bob, or another log than bob; bob ◄──held── alice
+/// ```
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_shows_to_one_follower_and_not_to_another_is_found_by_comparing_heads() {
+    let Some(python) = python() else { return };
+    for (lie, state, code) in [
+        ("last_slice_withheld", "stale", "rollback"),
+        ("fork_of_one_size", "forked", "fork"),
+        ("fork_with_other_boundaries", "forked", "fork"),
+        ("two_presences_of_one_sequence", "forked", "fork"),
+    ] {
+        let mut eve = Stranger::start(&python, 2);
+        eve.order("publish 2 2");
+        eve.order("publish 1 2");
+        eve.order(&format!("tell {lie} 1"));
+        let (alice, bob) = (Node::started("alice").await, Node::started("bob").await);
+        follow(&bob, &eve, 0).await;
+        follow(&alice, &eve, 1).await;
+        alice.follow(&bob).await;
+        alice.cli(&["mcp", "federate", "refresh"]).await;
+        let refresh = alice.cli(&["mcp", "federate", "refresh"]).await;
+        let report = of(&refresh.json, eve.did());
+        assert_eq!(report["error"]["code"], code, "{lie}: {report}");
+        let status = alice.ok(&["status"]).await;
+        assert_eq!(of(&status, eve.did())["state"], state, "{lie}");
+        assert_eq!(
+            of(&status, bob.did())["state"],
+            "healthy",
+            "{lie}: bob told the truth"
+        );
+    }
+}
+
+/// ```text
+///   frank (gone) ◄──held by── eve (publisher.py) ◄──follows── alice
+/// ```
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_passes_on_of_another_log_is_judged_as_that_log() {
+    let Some(python) = python() else { return };
+    for lie in [
+        "wrong_log_root",
+        "wrong_prev",
+        "climbing_path",
+        "slice_signed_by_another",
+        "slice_left_out",
+        "fork_with_the_same_boundaries",
+    ] {
+        let mut eve = Stranger::start(&python, 1);
+        eve.order("publish 2 2");
+        eve.order("hold");
+        let other = eve.order("hold");
+        let alice = alice_follows(&[&eve]).await;
+        let frank: Did = other["did"].as_str().unwrap().parse().unwrap();
+        alice.refresh().await;
+        let accepted = is_equal(&alice, frank, &other).await;
+        let told = eve.order(&format!("hold {lie}"));
+        let code = &told["code"];
+        let more = eve.order("publish");
+        let refresh = alice.cli(&["mcp", "federate", "refresh"]).await;
+        let report = of(&refresh.json, eve.did());
+        let held = &report["held"][0];
+        assert_eq!(&held["error"]["code"], code, "{lie}: {report}");
+        let state = if code == "fork" { "healthy" } else { "stale" };
+        assert_eq!(report["state"], state, "{lie}: {report}");
+        assert_eq!(alice.log(frank).await.lines, accepted.lines, "{lie}");
+        is_equal(&alice, eve.did(), &more).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pruned_log_begins_at_its_frontier_and_a_frontier_that_does_not_fold_is_refused() {
+    let Some(python) = python() else { return };
+    let mut eve = Stranger::start(&python, 1);
+    eve.order("publish 3 3");
+    let whole = eve.order("publish 2 3");
+    let did = eve.did().to_string();
+    let alice = alice_follows(&[]).await;
+    for (lie, code) in eve.order("lies")["frontiers"].as_object().unwrap() {
+        eve.order(&format!("tell {lie}"));
+        alice
+            .ok(&["mcp", "federate", "add", &did, eve.door(0)])
+            .await;
+        let refresh = alice.cli(&["mcp", "federate", "refresh"]).await;
+        let report = of(&refresh.json, eve.did());
+        assert_eq!(&report["error"]["code"], code, "{lie}: {report}");
+        assert!(
+            alice.walk(eve.did()).await.is_err(),
+            "{lie}: nothing of it is held"
+        );
+    }
+    eve.order("prune");
+    alice.refresh().await;
+    let peer = alice.peer_becomes(eve.did(), "healthy", SOON).await;
+    assert_eq!(
+        (&peer["log_size"], &peer["log_root"]),
+        (&whole["size"], &whole["root"]),
+        "{peer}"
+    );
+    let more = eve.order("publish");
+    alice.refresh().await;
+    let peer = alice.peer(eve.did()).await;
+    assert_eq!(
+        (&peer["log_size"], &peer["log_root"]),
+        (&more["size"], &more["root"]),
+        "{peer}"
+    );
 }
 
 /// Pulls, and proves that the lie is refused under its code, shown to the operator, and changes nothing.

@@ -133,7 +133,9 @@ impl Author {
     pub fn publish_files(&mut self, files: usize) {
         let drafts = (0..files).map(|n| {
             self.published += 1;
-            let content = Bytes::from(format!("{} file {}", self.did(), self.published));
+            // Of two copies of her home each publishes its own.
+            let salt: u64 = rand::random();
+            let content = Bytes::from(format!("{} file {} {salt}", self.did(), self.published));
             let digest = Digest::of(&content);
             self.pages.artifacts.insert(digest, content.clone());
             EntryDraft {
