@@ -14,7 +14,7 @@
 mod events;
 mod head;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,6 +47,9 @@ const BURST: u64 = 4 << 20;
 const BYTES_A_SECOND: u64 = 16 << 10;
 /// Events of a stream that cannot be read before it is given up.
 const MAX_GARBLED: u32 = 8;
+/// After news, a stream is read on once so long has passed for each log that the peer listed: a list of 10,000, some 4 MB,
+/// is fetched every two seconds at most. What comes meanwhile the peer tells as one, of each log the newest.
+const PACE: Duration = Duration::from_micros(200);
 /// A stream that ended sooner than this was not worth opening: the next is opened later.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 /// The pause after a stream that was not worth opening; doubled after each in a row.
@@ -70,6 +73,8 @@ pub struct WatchPeer {
     pub held: bool,
     /// Logs there that are not followed, or cannot be just now: no word of them is worth a pull.
     pub ignored: BTreeSet<Did>,
+    /// How many logs it listed last: each pull may bring the list of them all.
+    pub listed: usize,
 }
 
 /// Listen to this peer no more.
@@ -136,6 +141,8 @@ struct Slot {
     target: WatchPeer,
     /// Shared with the stream that runs.
     ignored: Rc<RefCell<BTreeSet<Did>>>,
+    /// See [`PACE`]; shared likewise.
+    rest: Rc<Cell<Duration>>,
     stream: Option<SpawnHandle>,
     not_before: Option<Instant>,
     /// It is opened when its pause is over.
@@ -170,6 +177,7 @@ impl Watch {
         let did = target.peer;
         if let Some(slot) = self.slots.get_mut(&did) {
             slot.ignored.replace(target.ignored.clone());
+            slot.rest.set(rest(target.listed));
             let moved = slot.target.base != target.base
                 || slot.target.trust != target.trust
                 || slot.target.held != target.held;
@@ -179,11 +187,12 @@ impl Watch {
                 if let Some(stream) = slot.stream.take() {
                     ctx.cancel_future(stream);
                 }
-                (slot.not_before, slot.wasted) = (None, 0);
+                (slot.not_before, slot.wasted, slot.waits) = (None, 0, false);
             }
         } else {
             let ignored = Rc::new(RefCell::new(target.ignored.clone()));
             let slot = Slot {
+                rest: Rc::new(Cell::new(rest(target.listed))),
                 target,
                 ignored,
                 stream: None,
@@ -219,6 +228,7 @@ impl Watch {
             peer: did,
             held: slot.target.held,
             ignored: Rc::clone(&slot.ignored),
+            rest: Rc::clone(&slot.rest),
             catalog: self.catalog.clone(),
             news: self.links.news.clone(),
         };
@@ -340,6 +350,7 @@ struct Listener {
     peer: Did,
     held: bool,
     ignored: Rc<RefCell<BTreeSet<Did>>>,
+    rest: Rc<Cell<Duration>>,
     catalog: Catalog,
     news: Recipient<PeerNews>,
 }
@@ -391,6 +402,7 @@ impl Listener {
             }
             if news {
                 tell(&self.news, self.peer, Heard::News).await;
+                tokio::time::sleep(self.rest.get()).await;
             }
         }
     }
@@ -402,6 +414,12 @@ impl Listener {
         let held = self.catalog.log(&head.did);
         followed && held.is_none_or(|view| head.is_beyond(&view.state))
     }
+}
+
+/// How long a stream rests after news of a peer that listed so many logs.
+fn rest(listed: usize) -> Duration {
+    PACE.saturating_mul(u32::try_from(listed).unwrap_or(u32::MAX))
+        .min(SILENCE)
 }
 
 /// Says what was heard. A worker that is being restarted asks everyone anew.

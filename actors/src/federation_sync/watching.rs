@@ -49,6 +49,7 @@ impl FederationSync {
             },
             held: peer.scope == Scope::Held,
             ignored: ignored.collect(),
+            listed: report.held.len() + report.left_out.len(),
         };
         self.watching.peers.insert(peer.did, target.clone());
         if let Some(watcher) = &self.watching.watcher {

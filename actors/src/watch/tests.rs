@@ -38,6 +38,13 @@ fn what_is_held_is_no_news_and_what_is_more_or_other_is() {
 }
 
 #[test]
+fn the_more_a_peer_lists_the_longer_its_stream_rests_after_news() {
+    assert!(rest(0).is_zero());
+    assert_eq!(rest(10_000), Duration::from_secs(2));
+    assert_eq!(rest(usize::MAX), SILENCE);
+}
+
+#[test]
 fn pauses_double_up_to_a_quarter_of_an_hour() {
     let mut slot = Slot {
         target: WatchPeer {
@@ -46,8 +53,10 @@ fn pauses_double_up_to_a_quarter_of_an_hour() {
             trust: Trust::Operator,
             held: true,
             ignored: BTreeSet::new(),
+            listed: 0,
         },
         ignored: Rc::default(),
+        rest: Rc::default(),
         stream: None,
         not_before: None,
         waits: false,
