@@ -409,12 +409,14 @@ async fn an_expired_presence_is_still_served_as_the_last_known_and_marked() {
     carol.set("HN_CLOCK_OFFSET", "+2d");
     carol.start().await;
     // She signs no presence before bob was given his 5 s to answer.
-    eventually(SOON, "alice has a presence of these days", async || {
-        match alice.get("/presence").await.headers().get("hn-expired") {
+    eventually(
+        SOON,
+        "alice has a presence of these days",
+        async || match alice.get("/presence").await.headers().get("hn-expired") {
             Some(_) => Err("it has expired".to_owned()),
             None => Ok(()),
-        }
-    })
+        },
+    )
     .await;
     let answer = alice.get(&format!("/presence/{bobs}")).await;
     assert_eq!(answer.status(), 200);

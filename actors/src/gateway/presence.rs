@@ -23,13 +23,12 @@ pub async fn own(
     request: HttpRequest,
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
-    let view = state
-        .catalog
-        .log(&state.catalog.own())
-        .ok_or_else(|| match state.catalog.is_recovering(&state.catalog.own()) {
+    let view = state.catalog.log(&state.catalog.own()).ok_or_else(|| {
+        match state.catalog.is_recovering(&state.catalog.own()) {
             true => own_log::nothing_yet(),
             false => Problem::restarting(),
-        })?;
+        }
+    })?;
     Ok(current(&request, &state, &view))
 }
 

@@ -41,7 +41,8 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
             "asking whoever holds this log",
         ),
         Command::Reset(Reset { yes }) => {
-            if !yes && !(io::stdin().is_terminal() && confirmed()?) {
+            let wanted = yes || (io::stdin().is_terminal() && confirmed()?);
+            if !wanted {
                 return Err(CliError::failed("not_confirmed", "nothing was changed")
                     .next("hn mcp log reset --yes; everything is to be published again after it"));
             }
