@@ -286,9 +286,10 @@ impl Stage {
     fn heads(&self) -> Value {
         let heads = self.held.iter().map(|(did, (size, pages))| {
             let current = pages.current.as_ref().map(author::object);
-            let root = current
-                .as_ref()
-                .map(|presence| presence["merkle_root"].clone());
+            let root = current.as_ref().map_or_else(
+                || json!(Digest::of(b"")),
+                |presence| presence["merkle_root"].clone(),
+            );
             let presence = current.map(|presence| presence["id"].clone());
             let presence =
                 presence.and_then(|id| Some(id.as_str()?.strip_prefix("presence:")?.to_owned()));
