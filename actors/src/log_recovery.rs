@@ -118,6 +118,9 @@ pub struct LogRecovery {
     links: OwnLogLinks,
     /// Nobody is asked yet.
     on_request: bool,
+    /// Moves of the gate that wait for those before them.
+    moves: Vec<Move>,
+    moving: bool,
     /// Who waits until nothing is under way.
     waiting: Vec<oneshot::Sender<RecoveryView>>,
     timer: Option<SpawnHandle>,
@@ -150,6 +153,8 @@ impl LogRecovery {
             puller,
             links,
             on_request,
+            moves: Vec::new(),
+            moving: false,
             waiting: Vec::new(),
             timer: None,
         }
@@ -206,8 +211,20 @@ impl LogRecovery {
         self.arm(ctx);
     }
 
-    /// Moves the gate, one move after the other, and nothing else meanwhile.
+    /// Moves the gate, one move after the other in the order in which they were decided, and nothing else meanwhile.
     fn perform(&mut self, moves: Vec<Move>, ctx: &mut Context<Self>) {
+        self.moves.extend(moves);
+        if !self.moving {
+            self.move_on(ctx);
+        }
+    }
+
+    fn move_on(&mut self, ctx: &mut Context<Self>) {
+        let moves = std::mem::take(&mut self.moves);
+        self.moving = !moves.is_empty();
+        if moves.is_empty() {
+            return;
+        }
         let (links, marker) = (self.links.clone(), self.marker.clone());
         let performing = async move {
             let mut settled = None;
@@ -241,6 +258,7 @@ impl LogRecovery {
                     info!("the own log is recovered");
                 }
             }
+            this.move_on(ctx);
         }));
     }
 
@@ -457,6 +475,8 @@ impl Supervised for LogRecovery {
     /// Why nothing is signed is remembered; who has answered is asked again.
     fn restarting(&mut self, _: &mut Self::Context) {
         self.begin();
+        self.moves.clear();
+        self.moving = false;
         self.waiting.clear();
         self.timer = None;
     }

@@ -224,6 +224,43 @@ async fn nothing_is_signed_on_top_of_a_journal_that_is_shorter_than_what_was_pub
     assert_eq!(bob.publish(&[("c.txt", b"c")]).await["log_size"], 3);
 }
 
+/// ```text
+///   bob ◄──► alice        a byte of bob's journal changes, and his index is gone
+/// ```
+#[tokio::test]
+async fn a_damaged_journal_is_made_whole_from_a_holder_and_goes_on() {
+    let (mut bob, alice) = (Node::started("bob").await, Node::started("alice").await);
+    bob.follow(&alice).await;
+    for name in ["a.txt", "b.txt"] {
+        bob.publish(&[(name, name.as_bytes())]).await;
+    }
+    alice.follow(&bob).await;
+    alice.refresh().await;
+    let whole = bob.log(bob.did()).await;
+    bob.terminate().await;
+    let journal = only_journal(&bob.home().join("log/node"));
+    let mut bytes = fs::read(&journal).unwrap();
+    let entries = bytes.windows(9).position(|part| part == b"\"entries\"");
+    bytes[entries.unwrap() + 20] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+    fs::remove_dir_all(bob.home().join("state")).unwrap();
+    bob.start().await;
+    bob.converges_on(bob.did(), &whole, SOON).await;
+    eventually(SOON, "bob may sign again", async || {
+        match bob.status().await["log"].take() {
+            log if log["state"] == "ok" => Ok(()),
+            log => Err(log.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(bob.publish(&[("c.txt", b"c")]).await["log_size"], 3);
+    let aside = fs::read_dir(bob.home().join("log/node")).unwrap();
+    let aside = aside
+        .map(|file| file.unwrap().path())
+        .find(|path| path.to_string_lossy().contains(".damaged-"));
+    assert_eq!(fs::read(aside.unwrap()).unwrap(), bytes, "set aside whole");
+}
+
 /// A spoilt copy is as good as none: a peer's is fetched, or the command says so; never other bytes.
 #[tokio::test]
 async fn a_fetched_artifact_is_never_other_bytes_than_its_digest_names() {
