@@ -4,6 +4,8 @@
 . "$(dirname "$0")/common.sh"
 need curl curl
 need strace strace
+# News would be pulled before it is measured what they cost.
+export HN_FEDERATION__WATCH=false
 idle_after=${IDLE_AFTER_S:-60}
 
 large_home

@@ -5,6 +5,8 @@
 #   SMALL=100000 LARGE=1000000 SLICE=8192 (entries a commit: below 512, of slices as small) IDLE_AFTER_S=60 RUNS=3 ROUNDS=20
 . "$(dirname "$0")/common.sh"
 need curl curl
+# News would be pulled before it is measured what they cost.
+export HN_FEDERATION__WATCH=false
 small=${SMALL:-100000} large=${LARGE:-1000000} slice=${SLICE:-8192}
 idle_after=${IDLE_AFTER_S:-60} runs=${RUNS:-3} rounds=${ROUNDS:-20}
 
