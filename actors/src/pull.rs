@@ -38,6 +38,10 @@ use crate::roster::{RosterPeer, is_base_url};
 
 /// How often a page is judged again because another pull was faster.
 const MAX_OVERTAKEN: usize = 16;
+/// The most slices of a page (design 4).
+const MAX_PAGE_SLICES: usize = 64;
+/// The most lines of a page: a frontier, a presence before each slice, the slices, the current presence.
+const MAX_PAGE_LINES: usize = 2 * MAX_PAGE_SLICES + 2;
 /// Epochs that are begun in one pull: an operator resets a log once, not twice in a minute.
 const MAX_EPOCHS: usize = 4;
 
@@ -281,7 +285,7 @@ impl Puller {
         let mut history = RecentHistory::new(self.catalog.history(publisher, state.epoch));
         let accepted = self.forks.accepted(&publisher);
         let (mut from, mut epochs) = (state.size(), 0);
-        let most = self.limits.page_slices.clamp(1, 64) as usize;
+        let most = (self.limits.page_slices as usize).clamp(1, MAX_PAGE_SLICES);
         let mut ahead: Option<Ahead> = None;
         loop {
             let cursor = from;
@@ -409,7 +413,13 @@ impl Puller {
         context: PageContext,
         history: RecentHistory,
     ) -> Result<(VerifiedPage, RecentHistory), PullError> {
-        let judging = move || (state.follow(&lines(&body), context, &history), history);
+        // A line costs more than its bytes: what no page of ours can have is not even taken apart.
+        let shown: Vec<Bytes> = lines(&body).take(MAX_PAGE_LINES + 1).collect();
+        if shown.len() > MAX_PAGE_LINES {
+            let text = format!("a page has more than {MAX_PAGE_LINES} lines");
+            return Err(PullError::Answer(text));
+        }
+        let judging = move || (state.follow(&shown, context, &history), history);
         match tokio::task::spawn_blocking(judging).await {
             Ok((page, history)) => Ok((page?, history)),
             Err(error) => Err(PullError::Local(FederateError::Failed(error.to_string()))),
@@ -464,19 +474,17 @@ pub fn route(base: &Url, segments: &[&str]) -> Url {
     url
 }
 
-/// The lines of a page, without copying. A last line without its end counts as a line.
-fn lines(body: &Bytes) -> Vec<Bytes> {
-    let mut lines = Vec::new();
+/// The lines of a page, one after the other, without copying. A last line without its end counts as a line.
+fn lines(body: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
     let mut start = 0;
-    while start < body.len() {
-        let end = body[start..]
-            .iter()
-            .position(|b| *b == b'\n')
-            .map_or(body.len(), |at| start + at);
-        lines.push(body.slice(start..end));
+    std::iter::from_fn(move || {
+        let rest = body.get(start..).filter(|rest| !rest.is_empty())?;
+        let length = rest.iter().position(|b| *b == b'\n');
+        let end = start + length.unwrap_or(rest.len());
+        let line = body.slice(start..end);
         start = end + 1;
-    }
-    lines
+        Some(line)
+    })
 }
 
 fn trim_line(body: &Bytes) -> Bytes {
@@ -532,7 +540,9 @@ mod tests {
 
     #[test]
     fn lines_are_split_where_they_end() {
-        let split = |text: &'static str| lines(&Bytes::from_static(text.as_bytes()));
+        let split = |text: &'static str| -> Vec<Bytes> {
+            lines(&Bytes::from_static(text.as_bytes())).collect()
+        };
         assert_eq!(split("a\nb\n"), [Bytes::from("a"), Bytes::from("b")]);
         assert_eq!(
             split("a\n\nb"),

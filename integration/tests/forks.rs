@@ -501,3 +501,60 @@ async fn a_fork_survives_restart_kill_reindex_and_the_peer_being_added_again() {
     pulls(&alice, did, eve.base_url()).await;
     is_forked(&alice, did, &accepted).await;
 }
+
+#[tokio::test]
+async fn accepting_the_log_that_is_held_lets_it_go_on_and_the_other_be_refused() {
+    let (alice, mut eve, mut twin, _) = alice_sees_two().await;
+    let did = eve.did().to_string();
+    let accept = alice
+        .ok(&["mcp", "federate", "accept", &did, "--head", &head_of(&eve)])
+        .await;
+    assert_eq!(
+        (&accept["did"], &accept["held_log"]),
+        (&Value::from(did), &"kept".into()),
+        "{accept}"
+    );
+    eve.publish_files(2);
+    add(&alice, eve.did(), eve.base_url()).await;
+    alice.refresh().await;
+    alice.peer_becomes(eve.did(), "healthy", SOON).await;
+    assert_eq!(alice.log(eve.did()).await.size, eve.size());
+    assert!(!calls_forked(&alice, eve.did()).await);
+    // What was not accepted is refused for good, and the same evidence does not bring the fork back.
+    twin.publish_files(2);
+    let peer = of(&pulls(&alice, eve.did(), twin.base_url()).await, eve.did());
+    assert_ne!(peer["error"], Value::Null, "{peer}");
+    assert_eq!(alice.log(eve.did()).await.size, eve.size(), "{peer}");
+}
+
+/// ```text
+///   dave ──► alice, who knows of the fork; his copy of eve's log comes from alice alone
+/// ```
+#[tokio::test]
+async fn whoever_takes_a_forked_log_over_from_a_holder_learns_that_it_is_forked() {
+    let (alice, eve, _, accepted) = alice_sees_two().await;
+    let dave = Node::started("dave").await;
+    add(&dave, alice.did(), &alice.base_url()).await;
+    for _ in 0..2 {
+        let report = pulls(&dave, alice.did(), &alice.base_url()).await;
+        assert_eq!(
+            of(&report, alice.did())["state"],
+            "healthy",
+            "alice told the truth: {report}"
+        );
+    }
+    assert!(
+        calls_forked(&dave, eve.did()).await,
+        "dave holds the log, and knows"
+    );
+    let (theirs, mut ours) = (
+        evidence(&alice, eve.did()).await,
+        evidence(&dave, eve.did()).await,
+    );
+    assert_eq!(
+        ours.remove(0).bytes(),
+        theirs[0].bytes(),
+        "evidence is passed on as it is"
+    );
+    assert_eq!(dave.log(eve.did()).await.slices, accepted.slices);
+}

@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hn_integration::cluster::Node;
@@ -383,4 +384,53 @@ async fn a_publisher_who_was_copied_stops_when_it_sees_its_own_fork_and_begins_a
         (&json!(1), &"anew.txt".into()),
         "{listed}"
     );
+}
+
+fn journal(node: &Node) -> PathBuf {
+    let folder = node.home().join("log/node");
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> = files
+        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+        .collect();
+    files.sort();
+    files.pop().expect("a journal")
+}
+
+#[tokio::test]
+async fn an_own_journal_that_is_damaged_or_shortened_is_completed_by_its_followers() {
+    type Harm = fn(&[u8]) -> Vec<u8>;
+    let harms: [(&str, Harm); 4] = [
+        ("emptied", |_| Vec::new()),
+        ("without its last lines", |whole| {
+            let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+            lines[..lines.len() - 2].concat()
+        }),
+        ("with one bit turned in the middle", |whole| {
+            let mut turned = whole.to_vec();
+            let middle = turned.len() / 2;
+            turned[middle] ^= 1;
+            turned
+        }),
+        ("with garbage behind it", |whole| {
+            [whole, vec![b'x'; 3 << 20].as_slice()].concat()
+        }),
+    ];
+    for (what, harm) in harms {
+        let (mut bob, alice) = bob_and_alice().await;
+        bob.publish(&[("two.txt", b"2")]).await;
+        alice.refresh().await;
+        let whole = bob.log(bob.did()).await;
+        bob.terminate().await;
+        let file = journal(&bob);
+        fs::write(&file, harm(&fs::read(&file).unwrap())).unwrap();
+        // What the index covers is not read again at a clean start; without it every line is.
+        fs::remove_dir_all(bob.home().join("state")).unwrap();
+        bob.start().await;
+        log_becomes(&bob, "ok", ASKED_AGAIN).await;
+        assert_eq!(bob.log(bob.did()).await.slices, whole.slices, "{what}");
+        bob.publish(&[("three.txt", b"3")]).await;
+        all_agree(&bob, &[&alice]).await;
+    }
 }

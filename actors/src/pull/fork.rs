@@ -13,7 +13,7 @@ use hn_protocol::sign::Signed;
 use url::Url;
 
 use super::report::PullError;
-use super::{Puller, lines, route};
+use super::{MAX_PAGE_LINES, Puller, lines, route};
 use crate::catalog::{ReadError, RecentHistory};
 use crate::fetch::{FetchError, Trust};
 use crate::forks::ForkError;
@@ -50,8 +50,9 @@ impl Puller {
 
     /// `shown` contradicts what is held: keeps both, unless the operator has decided already.
     async fn fork(&self, publisher: Did, shown: &Line, held: HeldDocument) -> PullError {
+        // Of the log that was not accepted: within what was accepted, or crossing where that ends.
         if let Some(accepted) = self.forks.accepted(&publisher)
-            && accepted.covers(shown)
+            && (accepted.covers(shown) || accepted.refuses(shown))
         {
             return PullError::Rejected(format!("{} was accepted", accepted.head));
         }
@@ -95,7 +96,7 @@ impl Puller {
                 source: Source::Holder,
                 reaches_head: answer.next.is_none(),
             };
-            let shown = lines(&answer.body);
+            let shown: Vec<Bytes> = lines(&answer.body).take(MAX_PAGE_LINES).collect();
             let history = RecentHistory::new(self.catalog.history(publisher, view.state.epoch));
             let judged = self
                 .judge(view.state.clone(), answer.body, context, history)
@@ -144,7 +145,7 @@ impl Puller {
 
 fn adopt(forks: &crate::forks::Forks, publisher: Did, body: &Bytes) -> Result<(), PullError> {
     let mut wrong = None;
-    for line in lines(body).into_iter().take(MAX_SHOWN) {
+    for line in lines(body).take(MAX_SHOWN) {
         match Signed::<ForkEvidence>::verify(line) {
             Ok(evidence) if evidence.publisher == publisher => {
                 let adopted = forks.adopt(&evidence);

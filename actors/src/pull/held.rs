@@ -354,22 +354,13 @@ impl Puller {
             }
             logs -= usize::from(counts);
             let mut error = None;
-            let mut doubt = None;
-            if view.is_some() && self.forks.of(&did).is_none() {
-                if compared == Compared::Contradiction {
-                    doubt = Some(self.contradicted(base, trust, &head).await);
-                } else if head.forked && heard < MAX_HEARD {
-                    heard += 1;
-                    doubt = self.hear(base, trust, did).await.err();
+            if compared == Compared::Contradiction && self.forks.of(&did).is_none() {
+                let doubt = self.contradicted(base, trust, &head).await;
+                if ends_pull(&doubt) {
+                    return Err(doubt);
                 }
-            }
-            match doubt {
-                Some(e) if ends_pull(&e) => return Err(e),
-                Some(e) => {
-                    verdict.add(&e);
-                    error = Some(e.reason());
-                }
-                None => {}
+                verdict.add(&doubt);
+                error = Some(doubt.reason());
             }
             if !known && (fits || !counts) && error.is_none() {
                 let mut budget = if counts {
@@ -401,6 +392,25 @@ impl Puller {
                         verdict.add(&e);
                         error = Some(e.reason());
                     }
+                }
+            }
+            // Evidence about a log that is held by now, also where this pull has brought it.
+            if head.forked && self.forks.of(&did).is_none() && self.catalog.log(&did).is_some() {
+                heard += 1;
+                let doubt = if heard > MAX_HEARD {
+                    // The list is looked at again, so that the rest has its turn.
+                    verdict.failed = true;
+                    None
+                } else {
+                    self.hear(base, trust, did).await.err()
+                };
+                match doubt {
+                    Some(e) if ends_pull(&e) => return Err(e),
+                    Some(e) => {
+                        verdict.add(&e);
+                        error.get_or_insert(e.reason());
+                    }
+                    None => {}
                 }
             }
             report.held.push(self.held_log(&did, error));

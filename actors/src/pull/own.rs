@@ -130,7 +130,7 @@ fn verdict(error: PageError, state: &LogState, body: &Bytes) -> Result<Answer, P
 
 /// A later epoch of which the page shows a document of ours.
 fn later_epoch(body: &Bytes, state: &LogState) -> Option<u64> {
-    let lines = lines(body).into_iter();
+    let lines = lines(body);
     let verified = lines.filter_map(|line| Line::verify(line).ok());
     let own = verified.filter(|line| line.publisher() == state.publisher);
     own.map(|line| line.epoch())
