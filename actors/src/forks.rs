@@ -262,8 +262,10 @@ impl Forks {
     /// accepted, or in an epoch before it.
     fn is_settled(&self, evidence: &Signed<ForkEvidence>) -> bool {
         let lines = evidence.lines();
-        self.accepted(&evidence.publisher)
-            .is_some_and(|accepted| lines.iter().all(|line| accepted.covers(line)))
+        self.accepted(&evidence.publisher).is_some_and(|accepted| {
+            let known = |line| accepted.covers(line) || accepted.refuses(line);
+            lines.iter().all(known)
+        })
     }
 
     /// Records what an operator accepted; the log is followed again. Errors: the disk.

@@ -21,7 +21,7 @@ use hn_protocol::time::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-pub use accept::{AcceptError, AcceptHead, HeadAccepted};
+pub use accept::{AcceptError, AcceptHead, BeginAnew, HeadAccepted};
 pub use messages::{
     Announce, AppendPage, Appended, CheckOwnLog, FederateError, Gate, GetOwnLog, MendOwnLog,
     OwnLog, OwnStanding, PublishEntries, Published, PublishedEntry, Reindex, Reindexed,
@@ -481,6 +481,11 @@ impl Actor for IndexFederator {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // A crash may have come between a pruning and the removal of what it leaves without a name.
+        let pruned = self.held.values().filter(|log| log.state().base > 0);
+        for log in pruned {
+            self.options.sweeper.sweep(log.state().publisher);
+        }
         // Presence no. 1 of a new log, or the covering presence that a crash has kept from being written.
         let _ = self.reissue(ctx);
         self.watch_age(ctx);

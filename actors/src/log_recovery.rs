@@ -276,12 +276,9 @@ impl LogRecovery {
             return;
         };
         let (links, puller) = (self.links.clone(), self.puller.clone());
-        let reason = sentence(self.core.troubles());
         let asking = async move {
             let mut failure = None;
             if adopt {
-                // Where it is closed already, this changes nothing.
-                send_gate(&links, Gate::Closed(reason)).await;
                 failure = puller.adopt_own(&peer).await.err();
             }
             let standing = links.check.send(CheckOwnLog).await.ok()?;

@@ -32,7 +32,7 @@ use crate::catalog::{Catalog, RecentHistory, with_newline};
 use crate::clock::Clock;
 use crate::fetch::{Answer, Fetch, FetchError, Trust};
 use crate::forks::Forks;
-use crate::index_federator::{AppendPage, Appended, FederateError};
+use crate::index_federator::{AppendPage, Appended, BeginAnew, FederateError};
 use crate::log_recovery::OwnHeadSeen;
 use crate::roster::{RosterPeer, is_base_url};
 
@@ -42,6 +42,8 @@ const MAX_OVERTAKEN: usize = 16;
 const MAX_PAGE_SLICES: usize = 64;
 /// The most lines of a page: a frontier, a presence before each slice, the slices, the current presence.
 const MAX_PAGE_LINES: usize = 2 * MAX_PAGE_SLICES + 2;
+/// How often a holder may say that it has pruned further while it is asked.
+const MAX_JUMPS: usize = 4;
 /// Epochs that are begun in one pull: an operator resets a log once, not twice in a minute.
 const MAX_EPOCHS: usize = 4;
 
@@ -95,6 +97,8 @@ pub struct Puller {
     pub forks: Forks,
     /// Where verified pages go.
     pub append: Recipient<AppendPage>,
+    /// Sets aside what is held of a log that was not accepted.
+    pub begin_anew: Recipient<BeginAnew>,
     /// Time.
     pub clock: Clock,
     /// Bounds.
@@ -241,6 +245,7 @@ impl Puller {
             return Err(PullError::Forked(fork.reason()));
         }
         let mut pulled = Pulled::default();
+        let mut begun_anew = false;
         for _ in 0..MAX_OVERTAKEN {
             let mut pipeline = Pipeline::default();
             let outcome = self
@@ -255,7 +260,15 @@ impl Puller {
             let outcome = match outcome {
                 // Our own log is recovery's concern.
                 Err(PullError::Page(error)) if publisher != self.catalog.own() => {
-                    Err(self.contradiction(base, trust, publisher, error).await)
+                    match self.contradiction(base, trust, publisher, error).await {
+                        Some(error) => Err(error),
+                        // What was held is not the accepted log: it is followed from its beginning.
+                        None if !begun_anew => {
+                            begun_anew = true;
+                            continue;
+                        }
+                        None => Err(PullError::Rejected("another log was accepted".into())),
+                    }
                 }
                 outcome => outcome,
             };
@@ -284,7 +297,7 @@ impl Puller {
             view.map_or_else(|| LogState::empty(publisher, 0), |view| view.state.clone());
         let mut history = RecentHistory::new(self.catalog.history(publisher, state.epoch));
         let accepted = self.forks.accepted(&publisher);
-        let (mut from, mut epochs) = (state.size(), 0);
+        let (mut from, mut epochs, mut jumps) = (state.size(), 0, 0);
         let most = (self.limits.page_slices as usize).clamp(1, MAX_PAGE_SLICES);
         let mut ahead: Option<Ahead> = None;
         loop {
@@ -296,11 +309,12 @@ impl Puller {
                     let etag = etag.take();
                     let page = self.page(base, trust, publisher, cursor, slices, etag.as_deref());
                     match page.await {
-                        // Where nothing is held, a log may begin where its holder has pruned it.
+                        // Where nothing is held, a log may begin where its holder has pruned it; it may prune on
+                        // meanwhile, but not for ever.
                         Err(FetchError::Pruned { first_cursor })
-                            if state.size() == 0 && first_cursor > cursor =>
+                            if state.size() == 0 && first_cursor > cursor && jumps < MAX_JUMPS =>
                         {
-                            from = first_cursor;
+                            (from, jumps) = (first_cursor, jumps + 1);
                             continue;
                         }
                         page => page?,

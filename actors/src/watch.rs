@@ -42,9 +42,9 @@ const MAX_STREAMS: usize = 256;
 /// A stream that brings nothing for three heartbeats is taken for broken.
 const SILENCE: Duration = Duration::from_secs(45);
 /// Bytes that a stream may bring at once: the heads of some ten thousand logs...
-const BURST: u64 = 4 << 20;
+const BURST: u64 = 8 << 20;
 /// ...and a second on top, for as long as it lives.
-const BYTES_A_SECOND: u64 = 16 << 10;
+const BYTES_A_SECOND: u64 = 128 << 10;
 /// Events of a stream that cannot be read before it is given up.
 const MAX_GARBLED: u32 = 8;
 /// After news, a stream is read on once so long has passed for each log that the peer listed: a list of 10,000, some 4 MB,

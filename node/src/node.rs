@@ -319,6 +319,7 @@ impl Node {
             catalog: catalog.clone(),
             forks: forks.clone(),
             append: federator.clone().recipient(),
+            begin_anew: federator.clone().recipient(),
             clock,
             limits: limits(&settings),
             own_head: None,

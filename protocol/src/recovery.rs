@@ -203,7 +203,8 @@ impl Recovery {
     pub fn new(troubles: Troubles, named: &[Did], roster_known: bool, now: Timestamp) -> Self {
         let phase = if troubles.any() {
             Phase::Recovering { since: now }
-        } else if named.is_empty() {
+        } else if named.is_empty() && roster_known {
+            // A roster that cannot be read may name somebody: it has the time of an asking to be mended.
             Phase::Open
         } else {
             Phase::Asking {

@@ -69,6 +69,12 @@ impl PeerView {
         let held = puller.catalog.log(&peer.did);
         let state = health.map_or(PeerState::New, |(health, _)| health.state);
         let reason = health.and_then(|(health, _)| health.reason.as_ref());
+        // A fork that somebody else has shown meanwhile is not for the peer's next turn to tell.
+        let fork = puller.forks.of(&peer.did).map(|fork| fork.reason());
+        let (state, reason) = match &fork {
+            Some(fork) if state != PeerState::Forked => (PeerState::Forked, Some(fork)),
+            _ => (state, reason),
+        };
         let known_url = match peer.url {
             Some(_) => None,
             None => puller.known_url(&peer.did),

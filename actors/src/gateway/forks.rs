@@ -18,6 +18,9 @@ use crate::index_federator::AcceptHead;
 /// The most bytes of an answer, beyond its first evidence: two that are as large as they may be.
 const MAX_BYTES: usize = 4 << 20;
 
+/// The most evidence that is given about one publisher who is asked for by name.
+const MAX_OF_ONE: usize = 2;
+
 /// What is asked for.
 #[derive(Default)]
 struct Wanted {
@@ -61,12 +64,24 @@ pub async fn forks(
     let (page, next) = super::blocking(move || {
         let mut page = BytesMut::new();
         let mut last: Option<Did> = None;
-        for fork in known.list().iter().filter(|fork| wanted.takes(fork)) {
+        let mut forks = known.list();
+        forks.retain(|fork| wanted.takes(fork));
+        if wanted.publisher.is_some() {
+            // Who asks about one reads little: what stands open first.
+            forks.sort_by_key(|fork| fork.accepted);
+            forks.truncate(MAX_OF_ONE);
+        }
+        for fork in &forks {
             // All of a publisher stands on one page, so that the next begins behind it.
             if page.len() > MAX_BYTES && last.is_some_and(|last| last != fork.publisher) {
                 return Ok((page.freeze(), last));
             }
-            page.extend_from_slice(&known.evidence(fork)?);
+            match known.evidence(fork) {
+                Ok(evidence) => page.extend_from_slice(&evidence),
+                // Made room for newer ones meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            }
             page.extend_from_slice(b"\n");
             last = Some(fork.publisher);
         }

@@ -57,6 +57,12 @@ async fn reset(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let ResetBody {} = body(&request, payload).await?;
+    // Others may hold a later epoch than this home remembers: the new one must lie above it. What they say besides is
+    // of no concern to who begins anew.
+    let ask = ResumeLog { accept_loss: false };
+    if let Err(problem) = state.ask(&state.links.resume_log, ask).await {
+        tracing::warn!(?problem, "nobody was asked for a later epoch");
+    }
     let view = state.ask(&state.links.reset_log, ResetLog).await??;
     Ok(HttpResponse::Ok().json(view))
 }

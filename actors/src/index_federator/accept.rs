@@ -3,6 +3,8 @@
 //! The decision is durable before anything else happens. If the log held here is the other one, its journal is set aside,
 //! not deleted, and the accepted log is followed from its beginning.
 
+use std::collections::BTreeSet;
+
 use actix::{Handler, Message};
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
@@ -22,6 +24,15 @@ pub struct AcceptHead {
     pub publisher: Did,
     /// A document of the log that counts.
     pub head: Digest,
+}
+
+/// The log held here is shorter than what was accepted and turned out to be the other one: sets it aside. Answers
+/// whether it did.
+#[derive(Message)]
+#[rtype(result = "Result<bool, FederateError>")]
+pub struct BeginAnew {
+    /// Whose log.
+    pub publisher: Did,
 }
 
 /// What was accepted.
@@ -66,7 +77,10 @@ impl IndexFederator {
         let forks = self.options.forks.clone();
         let mut known = forks.list();
         known.retain(|fork| fork.publisher == publisher);
-        let Some(fork) = known.iter().find(|fork| !fork.accepted).or(known.last()) else {
+        let names = |fork: &&Fork| fork.sides.iter().any(|side| side.digest == head);
+        let open = known.iter().find(|fork| !fork.accepted);
+        let named = known.iter().find(names);
+        let Some(fork) = named.or(open).or(known.last()) else {
             return Err(AcceptError::NotForked(publisher));
         };
         let state = self.held.get(&publisher).map(|log| log.state().clone());
@@ -111,7 +125,9 @@ impl IndexFederator {
                 Some(side) => (fork.epoch, side.log_size, side.log_root),
                 None => {
                     let sides = fork.sides.iter().map(|side| side.digest);
-                    let known = sides.chain(state.and_then(|state| state.head)).collect();
+                    let known: BTreeSet<Digest> =
+                        sides.chain(state.and_then(|state| state.head)).collect();
+                    let known = known.into_iter().collect();
                     return Err(AcceptError::UnknownHead {
                         publisher,
                         head,
@@ -172,5 +188,14 @@ impl Handler<AcceptHead> for IndexFederator {
     fn handle(&mut self, message: AcceptHead, _: &mut Self::Context) -> Self::Result {
         strike();
         self.accept(&message)
+    }
+}
+
+impl Handler<BeginAnew> for IndexFederator {
+    type Result = Result<bool, FederateError>;
+
+    fn handle(&mut self, message: BeginAnew, _: &mut Self::Context) -> Self::Result {
+        strike();
+        self.set_aside_if_refused(message.publisher, true)
     }
 }

@@ -16,25 +16,35 @@ use super::report::PullError;
 use super::{MAX_PAGE_LINES, Puller, lines, route};
 use crate::catalog::{ReadError, RecentHistory};
 use crate::fetch::{FetchError, Trust};
-use crate::forks::ForkError;
-use crate::index_federator::FederateError;
+use crate::forks::{Accepted, ForkError};
+use crate::index_federator::{BeginAnew, FederateError};
 
 /// Evidence of one publisher that is looked at: the first that proves a fork is enough.
 const MAX_SHOWN: usize = 2;
 /// Slices asked for to find where two logs part: each is the last that both may have.
 const MAX_PROBES: usize = 2;
 
+/// Which of the two logs of a forked publisher somebody shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Branch {
+    Accepted,
+    Refused,
+}
+
 impl Puller {
-    /// What a page that was refused with `error` means for the log of `publisher`.
+    /// What a page that was refused with `error` means for the log of `publisher`; `None`: the log held here was not the
+    /// accepted one, and was set aside.
     pub(super) async fn contradiction(
         &self,
         base: &Url,
         trust: Trust,
         publisher: Did,
         error: PageError,
-    ) -> PullError {
-        match error {
-            PageError::Fork { shown, held } => self.fork(publisher, &shown, held).await,
+    ) -> Option<PullError> {
+        let error = match error {
+            PageError::Fork { shown, held } => {
+                self.fork(base, trust, publisher, &shown, held).await
+            }
             PageError::Gap { .. }
             | PageError::Chain { .. }
             | PageError::LogRoot { .. }
@@ -45,16 +55,74 @@ impl Puller {
                 None => error.into(),
             },
             _ => error.into(),
+        };
+        if matches!(error, PullError::Rejected(_)) && self.begins_anew(base, trust, publisher).await
+        {
+            return None;
         }
+        Some(error)
+    }
+
+    /// Whether the log held here, shorter than what was accepted, turns out to be the other one: who contradicts it shows
+    /// the accepted root.
+    async fn begins_anew(&self, base: &Url, trust: Trust, publisher: Did) -> bool {
+        let (Some(accepted), Some(view)) = (
+            self.forks.accepted(&publisher),
+            self.catalog.log(&publisher),
+        ) else {
+            return false;
+        };
+        if view.state.epoch != accepted.epoch || view.state.size() >= accepted.log_size {
+            return false;
+        }
+        if self.branch_of(base, trust, publisher, &accepted).await != Some(Branch::Accepted) {
+            return false;
+        }
+        let anew = self.begin_anew.send(BeginAnew { publisher }).await;
+        matches!(anew, Ok(Ok(true)))
+    }
+
+    /// Which of the two logs is shown there: the slice that holds the last accepted entry tells.
+    async fn branch_of(
+        &self,
+        base: &Url,
+        trust: Trust,
+        publisher: Did,
+        accepted: &Accepted,
+    ) -> Option<Branch> {
+        let last = accepted.log_size.checked_sub(1)?;
+        let page = self.page(base, trust, publisher, last, 1, None);
+        let shown = page.await.ok()?.body;
+        let verified = lines(&shown)
+            .take(MAX_PAGE_LINES)
+            .filter_map(|line| Line::verify(line).ok());
+        let of_log: Vec<Line> = verified
+            .filter(|line| line.publisher() == publisher && line.epoch() == accepted.epoch)
+            .collect();
+        if of_log.iter().any(|line| accepted.refuses(line)) {
+            return Some(Branch::Refused);
+        }
+        let ends = |line: &Line| matches!(line, Line::Slice(s) if s.log_size == accepted.log_size);
+        of_log.iter().any(ends).then_some(Branch::Accepted)
     }
 
     /// `shown` contradicts what is held: keeps both, unless the operator has decided already.
-    async fn fork(&self, publisher: Did, shown: &Line, held: HeldDocument) -> PullError {
-        // Of the log that was not accepted: within what was accepted, or crossing where that ends.
-        if let Some(accepted) = self.forks.accepted(&publisher)
-            && (accepted.covers(shown) || accepted.refuses(shown))
-        {
-            return PullError::Rejected(format!("{} was accepted", accepted.head));
+    async fn fork(
+        &self,
+        base: &Url,
+        trust: Trust,
+        publisher: Did,
+        shown: &Line,
+        held: HeldDocument,
+    ) -> PullError {
+        if let Some(accepted) = self.forks.accepted(&publisher) {
+            // Of the log that was not accepted: within what was accepted, crossing where that ends, or grown on it.
+            let refused = accepted.covers(shown)
+                || accepted.refuses(shown)
+                || self.branch_of(base, trust, publisher, &accepted).await == Some(Branch::Refused);
+            if refused {
+                return PullError::Rejected(format!("{} was accepted", accepted.head));
+            }
         }
         let (catalog, forks, shown) = (self.catalog.clone(), self.forks.clone(), shown.clone());
         let observing = move || -> Result<_, ForkError> {
@@ -102,7 +170,7 @@ impl Puller {
                 .judge(view.state.clone(), answer.body, context, history)
                 .await;
             if let Err(PullError::Page(PageError::Fork { shown, held })) = judged {
-                return Some(self.fork(publisher, &shown, held).await);
+                return Some(self.fork(base, trust, publisher, &shown, held).await);
             }
             // A log that is shorter than we thought shows its presence alone, and with it its size.
             let Some(Ok(Line::Presence(last))) = shown.last().map(|l| Line::verify(l.clone()))
@@ -149,8 +217,11 @@ fn adopt(forks: &crate::forks::Forks, publisher: Did, body: &Bytes) -> Result<()
         match Signed::<ForkEvidence>::verify(line) {
             Ok(evidence) if evidence.publisher == publisher => {
                 let adopted = forks.adopt(&evidence);
-                adopted.map_err(|error| PullError::Local(kept(&error)))?;
-                return Ok(());
+                let adopted = adopted.map_err(|error| PullError::Local(kept(&error)))?;
+                // One that is settled here says nothing about the next.
+                if adopted.is_some() || forks.of(&publisher).is_some() {
+                    return Ok(());
+                }
             }
             Ok(_) => wrong = Some("it is about another publisher".to_owned()),
             Err(error) => wrong = Some(error.to_string()),

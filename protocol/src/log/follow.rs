@@ -416,8 +416,9 @@ impl<'a> Judge<'a> {
         match line {
             Line::Slice(slice) => {
                 let first = Some(slice.cursor).filter(|seq| *seq < size);
-                let last = slice.next_cursor.checked_sub(1).filter(|seq| *seq < size);
-                // Where the first seq is pruned here, the last may still be held.
+                let last = slice.next_cursor.min(size).checked_sub(1);
+                let last = last.filter(|seq| *seq >= slice.cursor);
+                // Where the first seq is pruned here, the last that both have may still be held.
                 let held = [first, last].into_iter().flatten();
                 let held = held
                     .filter_map(|seq| self.history.slice_holding(seq))

@@ -372,3 +372,18 @@ fn a_frontier_cannot_replace_what_is_missing_in_the_middle() {
     assert_eq!(code(&held, &alice, &page_of(&pruned(&alice))), "pruned");
     assert!(NoHistory.slice_holding(0).is_none());
 }
+
+#[test]
+fn a_slice_that_begins_in_the_pruned_past_and_ends_beyond_the_head_is_a_fork() {
+    let mut alice = alice();
+    let nothing = Journal::empty(alice.identity.did());
+    let page = page_of(&pruned(&alice));
+    let verified = judge(&nothing, &alice, &page, Source::Holder).unwrap();
+    let mut held = nothing;
+    held.keep(verified.lines, verified.state);
+    // The same key signs one slice over everything: 0 is pruned here, 7 lies beyond the 6 that are held.
+    let mut other = Publisher::new(1);
+    other.commit((0..8).map(|i| file(&format!("other/{i}"))).collect());
+    alice.now = other.now;
+    assert_eq!(code(&held, &alice, &whole(&other)), "fork");
+}
