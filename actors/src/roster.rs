@@ -3,8 +3,10 @@
 //! A person may edit the file while the node runs: it is re-read when it changes, an edit that cannot be read
 //! leaves the roster as it was and is named in `hn status`, and our own edits keep comments and order.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use hn_protocol::did::Did;
@@ -78,6 +80,44 @@ pub struct Roster {
     pub friends: Vec<RosterFriend>,
 }
 
+/// What the roster says of one DID: the facts that gates ask for (design 7).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it is in the roster at all, as peer or as friend.
+    pub known: bool,
+    /// Whether policy sees it as a friend.
+    pub friend: bool,
+    /// What it may do.
+    pub rights: Vec<String>,
+}
+
+/// The roster as gates read it: from any thread, as last read from the file.
+#[derive(Debug, Clone, Default)]
+pub struct Standings(Arc<RwLock<Arc<BTreeMap<Did, Standing>>>>);
+
+impl Standings {
+    /// What the roster says of `did`; of a stranger that it is one.
+    #[must_use]
+    pub fn of(&self, did: &Did) -> Standing {
+        let standings = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        standings.get(did).cloned().unwrap_or_default()
+    }
+
+    fn show(&self, roster: &Roster) {
+        let mut standings: BTreeMap<Did, Standing> = BTreeMap::new();
+        for peer in &roster.peers {
+            standings.entry(peer.did).or_default().known = true;
+        }
+        for friend in &roster.friends {
+            let standing = standings.entry(friend.did).or_default();
+            standing.known = true;
+            standing.friend |= friend.friend;
+            standing.rights.extend(friend.rights.iter().cloned());
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(standings);
+    }
+}
+
 /// Why the roster cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RosterError {
@@ -106,6 +146,7 @@ pub struct RosterFile {
     stamp: Option<(SystemTime, u64)>,
     roster: Roster,
     error: Option<String>,
+    standings: Standings,
 }
 
 impl RosterFile {
@@ -117,7 +158,14 @@ impl RosterFile {
             stamp: None,
             roster: Roster::default(),
             error: None,
+            standings: Standings::default(),
         }
+    }
+
+    /// What it says of each DID, kept up to date with every [`poll`](Self::poll) and edit.
+    #[must_use]
+    pub fn standings(&self) -> Standings {
+        self.standings.clone()
     }
 
     /// The roster as last read.
@@ -152,6 +200,7 @@ impl RosterFile {
                 self.error = None;
                 let changed = roster != self.roster;
                 self.roster = roster;
+                self.standings.show(&self.roster);
                 changed
             }
             Err(error) => {
@@ -232,6 +281,7 @@ impl RosterFile {
                 error,
             })?;
         self.roster = roster;
+        self.standings.show(&self.roster);
         self.error = None;
         self.stamp = None;
         self.poll();
@@ -374,6 +424,24 @@ mod tests {
         assert!(!file.remove(&changed.did).unwrap());
         assert_eq!(file.roster().peers, [peer(1)]);
         assert!(!file.poll());
+    }
+
+    #[test]
+    fn a_did_stands_as_the_file_says_and_a_stranger_as_nobody() {
+        let (_dir, mut file) = file();
+        let standings = file.standings();
+        file.put(&peer(1)).unwrap();
+        let friend = peer(2).did;
+        let text = std::fs::read_to_string(&file.path).unwrap();
+        let more = format!("[[friend]]\ndid = \"{friend}\"\nrights = [\"relay\"]\nfriend = true\n");
+        std::fs::write(&file.path, text + &more).unwrap();
+        assert!(file.poll());
+        let stands = |n| standings.of(&peer(n).did);
+        assert!(stands(1).known && !stands(1).friend && stands(1).rights.is_empty());
+        assert!(stands(2).known && stands(2).friend && stands(2).rights == ["relay"]);
+        assert_eq!(stands(3), Standing::default());
+        file.remove(&peer(1).did).unwrap();
+        assert!(!stands(1).known);
     }
 
     #[test]

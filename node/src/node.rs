@@ -341,6 +341,10 @@ impl Node {
                 make,
             )
         };
+        let mut roster = RosterFile::new(home.federation_toml());
+        // Gates read it from the first request on.
+        roster.poll();
+        let standings = roster.standings();
         let sync = {
             let options = SyncOptions {
                 schedule: schedule(&settings),
@@ -348,7 +352,6 @@ impl Node {
                 background,
                 check: settings.federation.check_availability,
             };
-            let roster = RosterFile::new(home.federation_toml());
             let (to_mirror, store, metrics) =
                 (mirror.clone().recipient(), store.clone(), metrics.clone());
             let puller = Puller {
@@ -422,6 +425,7 @@ impl Node {
         let state = GatewayState {
             catalog,
             forks,
+            standings,
             artifacts,
             store: store.clone(),
             links,

@@ -60,6 +60,7 @@ use crate::index_federator::{AcceptHead, GetOwnLog, PublishEntries, Reindex};
 use crate::log_recovery::{AskHolders, GetRecovery, ResetLog, ResumeLog};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
+use crate::roster::Standings;
 use crate::settings::{GatewaySettings, Profile};
 use crate::store::Store;
 use crate::supervise::Registry;
@@ -128,6 +129,8 @@ pub struct GatewayState {
     pub catalog: Catalog,
     /// Whose logs stand still, with the evidence.
     pub forks: Forks,
+    /// Who may do what here by the roster.
+    pub standings: Standings,
     /// Artifacts, for reading and publishing.
     pub artifacts: ArtifactShelf,
     /// The index, for its size.
