@@ -111,12 +111,13 @@ impl Puller {
     /// Pulls everything that `peer` is followed for; `list` is what it listed last. Never fails: what went wrong is in
     /// the report.
     pub async fn pull(
-        self,
+        mut self,
         peer: RosterPeer,
         listed: Vec<Did>,
         list: Option<HeldList>,
     ) -> PeerReport {
         let started = Instant::now();
+        self.fetch = self.fetch.to(peer.did);
         let mut report = PeerReport {
             did: peer.did,
             status: "up-to-date",
@@ -191,6 +192,14 @@ impl Puller {
             return Ok(());
         }
         held
+    }
+
+    /// The same for requests to `peer`, signed where it wants to know who asks.
+    fn towards(&self, peer: Did) -> Self {
+        Self {
+            fetch: self.fetch.to(peer),
+            ..self.clone()
+        }
     }
 
     /// The operator's URL is the only route to a peer; without one, what the peer's held presence says.

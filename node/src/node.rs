@@ -14,7 +14,7 @@ use hn_actors::catalog::Catalog;
 use hn_actors::clock::{Clock, ClockError};
 use hn_actors::failpoint::{self, FailpointError};
 use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
-use hn_actors::fetch::Fetch;
+use hn_actors::fetch::{Fetch, Signer};
 use hn_actors::forks::Forks;
 use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
@@ -256,7 +256,11 @@ impl Node {
                 }
             });
         }
-        let fetch = Fetch::new(profile == Profile::Local, PATIENCE);
+        let signer = Signer {
+            identity: identity.clone(),
+            clock,
+        };
+        let fetch = Fetch::new(profile == Profile::Local, PATIENCE, Some(signer));
         let forks = Forks::open(
             home.clone(),
             identity.clone(),

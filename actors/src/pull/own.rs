@@ -20,7 +20,7 @@ use crate::roster::RosterPeer;
 impl Puller {
     /// Asks `peer` for what it has of our own log beyond `state`. Nothing of it is kept.
     pub async fn ask_own(&self, peer: &RosterPeer, state: &LogState) -> Answer {
-        let asked = self.first_own_page(peer, state).await;
+        let asked = self.towards(peer.did).first_own_page(peer, state).await;
         asked.unwrap_or_else(|error| Answer::Failed {
             why: error.to_string(),
         })
@@ -32,7 +32,8 @@ impl Puller {
             let (base, trust) = self.route_to(peer)?;
             let budget = &mut Budget::unlimited();
             let own = self.catalog.own();
-            self.pull_log(&base, trust, own, Source::Holder, budget)
+            self.towards(peer.did)
+                .pull_log(&base, trust, own, Source::Holder, budget)
                 .await
         };
         match adopted.await {
