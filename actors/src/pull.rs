@@ -23,6 +23,7 @@ use hn_protocol::sign::Signed;
 use reqwest::StatusCode;
 use url::Url;
 
+pub(crate) use self::fork::observe_fork;
 use self::held::Budget;
 pub use self::held::{HeldList, HeldLog, HeldLogHead, HeldLogs};
 use self::pipeline::{Ahead, Pipeline};
@@ -498,7 +499,7 @@ pub fn route(base: &Url, segments: &[&str]) -> Url {
 }
 
 /// The lines of a page, one after the other, without copying. A last line without its end counts as a line.
-fn lines(body: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
+pub(crate) fn lines(body: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
     let mut start = 0;
     std::iter::from_fn(move || {
         let rest = body.get(start..).filter(|rest| !rest.is_empty())?;
