@@ -199,8 +199,11 @@ impl Hosting {
 
     /// Bytes that a publisher keeps here: journal and artifacts. Errors: the disk.
     pub fn bytes_of(&self, publisher: &Did) -> io::Result<u64> {
-        let journal = self.catalog.log(publisher).map_or(0, |view| view.bytes);
-        Ok(journal + self.shelf.usage(publisher)?.bytes)
+        // Of a stranger nothing is looked for, and nothing remembered.
+        let Some(view) = self.catalog.log(publisher) else {
+            return Ok(0);
+        };
+        Ok(view.bytes + self.shelf.usage(publisher)?.bytes)
     }
 
     /// Takes NDJSON of the publisher's own signed documents, all or nothing; without a line it only says how the log

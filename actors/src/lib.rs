@@ -34,6 +34,7 @@ pub mod log_recovery;
 pub mod logs;
 pub mod metrics;
 pub mod place;
+pub mod policy;
 pub mod prove;
 pub mod pull;
 pub mod push;
