@@ -15,6 +15,7 @@
 //! | `gateway` | the HTTP contract of `spec/http.md` |
 //! | `signed` | who asks is known, and nobody is taken for another |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
+//! | `callers` | a client in another language is taken, and a fuzzer finds nothing that `/openapi.json` does not say |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
@@ -28,6 +29,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bodies;
+mod callers;
 mod cli_contract;
 mod crash;
 mod federation;
