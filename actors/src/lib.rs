@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod place;
 pub mod prove;
 pub mod pull;
+pub mod revocations;
 pub mod roster;
 pub mod settings;
 pub mod store;

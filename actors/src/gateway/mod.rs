@@ -18,6 +18,7 @@ mod presence;
 pub mod problem;
 mod proof;
 mod publish;
+mod revocation;
 mod status;
 mod storage;
 pub(crate) mod tar_stream;
@@ -60,6 +61,7 @@ use crate::index_federator::{AcceptHead, GetOwnLog, PublishEntries, Reindex};
 use crate::log_recovery::{AskHolders, GetRecovery, ResetLog, ResumeLog};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
+use crate::revocations::Revocations;
 use crate::roster::Standings;
 use crate::settings::{GatewaySettings, Profile};
 use crate::store::Store;
@@ -129,6 +131,8 @@ pub struct GatewayState {
     pub catalog: Catalog,
     /// Whose logs stand still, with the evidence.
     pub forks: Forks,
+    /// Whose logs have ended.
+    pub revocations: Revocations,
     /// Who may do what here by the roster.
     pub standings: Standings,
     /// Artifacts, for reading and publishing.
@@ -305,6 +309,7 @@ impl Handler<Serve> for Gateway {
                 .configure(open_routes)
                 .configure(admin::routes)
                 .configure(own_log::routes)
+                .configure(revocation::operator_routes)
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)
@@ -402,6 +407,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/federate/proof/{publisher}/{seq}", proof::get))
         .service(read("/federate/watch", watch::watch))
         .service(read("/artifact/{digest}", artifact::get))
+        .configure(revocation::open_routes)
         .configure(openapi::routes);
 }
 

@@ -5,7 +5,9 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::problem::ProblemDocument;
-use super::{artifact, batch, federate, forks, heads, presence, proof, read, status, watch};
+use super::{
+    artifact, batch, federate, forks, heads, presence, proof, read, revocation, status, watch,
+};
 use crate::pull::HeldLogHead;
 use crate::watch::NewHead;
 
@@ -16,9 +18,9 @@ use crate::watch::NewHead;
         status::healthz, status::readyz,
         presence::own, presence::of, presence::by_digest, presence::own_document, presence::resolve,
         federate::offers, federate::index, heads::peers, forks::forks, proof::get, watch::watch,
-        artifact::get, batch::artifacts,
+        artifact::get, batch::artifacts, revocation::tell,
     ),
-    components(schemas(HeldLogHead, NewHead, ProblemDocument<'static>))
+    components(schemas(revocation::Told, HeldLogHead, NewHead, ProblemDocument<'static>))
 )]
 struct Api;
 

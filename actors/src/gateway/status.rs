@@ -25,8 +25,7 @@ pub async fn healthz() -> HttpResponse {
     (status = 200, description = "Every actor runs, the own presence is there"), (status = 503, description = "Not (yet)")))]
 pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
     let running = |actor: &ActorStatus| actor.state == ActorState::Running;
-    let ready = state.registry.list().iter().all(running)
-        && state.catalog.log(&state.catalog.own()).is_some();
+    let ready = state.registry.list().iter().all(running) && is_shown(&state);
     let body = json!({
         "status": if ready { "ready" } else { "not ready" },
         "version": env!("CARGO_PKG_VERSION"),
@@ -37,6 +36,12 @@ pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable().json(body)
     }
+}
+
+/// Whether there is something of the own log to show: its presence, or its end.
+fn is_shown(state: &GatewayState) -> bool {
+    let own = state.catalog.own();
+    state.catalog.log(&own).is_some() || state.catalog.is_revoked(&own)
 }
 
 /// Prometheus text.
@@ -96,7 +101,11 @@ pub async fn status(
             "profile": state.profile,
             "pid": std::process::id(),
         },
-        "identity": { "alias": state.alias, "did": own },
+        "identity": {
+            "alias": state.alias,
+            "did": own,
+            "revoked": state.catalog.is_revoked(&own),
+        },
         "log": log_and(&log, recovery.as_ref()),
         "actors": state.registry.list(),
         "peers": roster.peers,
@@ -168,7 +177,15 @@ fn next_steps(
             "edit config/federation.toml",
         ));
     }
-    if let Some(reason) = &log.reason {
+    if log.state == "revoked" {
+        steps.push(step(
+            format!(
+                "this node's identity is revoked: {}; make another, then choose it by hn id use",
+                log.reason.as_deref().unwrap_or_default()
+            ),
+            "hn id create ALIAS",
+        ));
+    } else if let Some(reason) = &log.reason {
         steps.push(step(
             format!("the own log is {}: {reason}", log.state),
             "hn status",
