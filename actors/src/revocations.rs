@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
+use hn_protocol::canonical;
 use hn_protocol::did::Did;
 use hn_protocol::document::Revocation;
 use hn_protocol::federation::Reason;
@@ -23,7 +24,7 @@ use tracing::{error, warn};
 use crate::catalog::Catalog;
 use crate::failpoint;
 use crate::home::Home;
-use crate::keyring::Keyring;
+use crate::keyring::{EXPORT_TYPE, Keyring};
 use crate::roster::Standings;
 use crate::vault;
 
@@ -225,6 +226,23 @@ pub fn keep(home: &Home, word: &Signed<Revocation>) -> io::Result<()> {
 pub fn read(home: &Home, did: &Did) -> Option<Signed<Revocation>> {
     let word = Signed::<Revocation>::verify(bounded(&home.revocation_file(did))?).ok()?;
     (word.did == *did).then_some(word)
+}
+
+/// The revocation in a file: an exported identity, which carries its own, or the `revocation@1` itself. No passphrase is
+/// needed: it was signed when the identity was made. Errors: neither, or one that does not verify.
+pub fn in_file(document: &[u8]) -> Result<Signed<Revocation>, DocumentError> {
+    let mut value = canonical::parse(document)?;
+    let exported = value["type"] == EXPORT_TYPE;
+    let did = value["did"].clone();
+    if let Some(object) = value.as_object_mut().filter(|_| exported) {
+        value = object.remove("revocation").unwrap_or_default();
+    }
+    let word = Signed::<Revocation>::verify(canonical::to_vec(&value)?.into())?;
+    if exported && did != word.did.to_string().as_str() {
+        let text = "the revocation of the export is another DID's";
+        return Err(DocumentError::Malformed(text.to_owned()));
+    }
+    Ok(word)
 }
 
 /// Whether `home` keeps a revocation of `did`, damaged or not.

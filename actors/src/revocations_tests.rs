@@ -153,3 +153,34 @@ fn an_own_identity_whose_mark_was_damaged_stays_revoked() {
     assert_eq!(desk.open().get(&own), Some(made.bytes().clone()));
     drop(desk.folder);
 }
+
+#[test]
+fn a_revocation_is_found_in_an_export_and_by_itself_and_nowhere_else() {
+    let desk = Desk::new();
+    let keyring = Keyring::open(&desk.home).unwrap();
+    let mut rng = rand::rng();
+    let own = keyring.create("me", None, Timestamp(5), &mut rng).unwrap();
+    let made = keyring.revocation("me").unwrap();
+    let export = keyring.export("me", None, true, &mut rng).unwrap();
+    assert_eq!(in_file(&export).unwrap().bytes(), made.bytes());
+    let pretty: serde_json::Value = serde_json::from_slice(made.bytes()).unwrap();
+    let pretty = format!("{pretty:#}\n");
+    assert_eq!(in_file(pretty.as_bytes()).unwrap().bytes(), made.bytes());
+    let text = String::from_utf8(export.to_vec()).unwrap();
+    let other = identity(3).did().to_string();
+    // Only the first: the one that the export says it is of.
+    let foreign = text.replacen(&own.did.to_string(), &other, 1);
+    assert_eq!(
+        in_file(foreign.as_bytes()).unwrap_err().code(),
+        "malformed_document"
+    );
+    for (junk, code) in [
+        ("", "invalid_json"),
+        ("[]", "malformed_document"),
+        ("7", "malformed_document"),
+        ("{\"type\":\"hn_identity@1\"}", "malformed_document"),
+        ("{\"type\":\"presence@2\"}", "wrong_type"),
+    ] {
+        assert_eq!(in_file(junk.as_bytes()).unwrap_err().code(), code, "{junk}");
+    }
+}
