@@ -13,6 +13,7 @@
 //! | `recovery` | what crashes and old copies leave behind is mended without a hand |
 //! | `supervision` | a panic in an actor is the affair of one request |
 //! | `gateway` | the HTTP contract of `spec/http.md` |
+//! | `revoked` | a DID that was revoked has ended everywhere, for its thief as well |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
@@ -40,6 +41,7 @@ mod proof;
 mod prune;
 mod recovery;
 mod refusal;
+mod revoked;
 mod slow;
 mod stranger;
 mod supervision;
