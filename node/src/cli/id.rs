@@ -57,7 +57,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// End an identity, for good, and tell others: with nothing but its file also one whose machine is gone
+    /// End an identity for good, and tell others; its file alone is enough
     Revoke(Revoke),
     /// Bring an identity back from its file
     Recover {
