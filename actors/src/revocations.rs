@@ -105,8 +105,9 @@ impl Revocations {
                     own.insert(identity.did);
                     if is_kept(&home, &identity.did) && read(&home, &identity.did).is_none() {
                         let made = keyring.revocation(&identity.alias);
-                        let made = made.ok().filter(|word| word.did == identity.did);
-                        made.map(|word| catalog.revoke(word.did, word.bytes().clone()));
+                        if let Some(word) = made.ok().filter(|word| word.did == identity.did) {
+                            catalog.revoke(word.did, word.bytes().clone());
+                        }
                     }
                 }
             }

@@ -9,10 +9,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hn_integration::cluster::{DRAIN, Node, Output};
 use hn_integration::converge::{SOON, eventually};
 use hn_integration::copy::Copy;
-use hn_protocol::did::Did;
+use hn_integration::hostile::{Author, Eve};
+use hn_integration::log::now;
+use hn_protocol::did::{Did, Identity};
+use hn_protocol::document::Revocation;
+use hn_protocol::sign::Signed;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -66,7 +71,7 @@ async fn shows(node: &Node, did: Did, word: &[u8]) -> Result<(), String> {
 }
 
 /// `node` shows `word`, and of the log every byte of `slices` before it and nothing else.
-async fn holds_the_end(node: &Node, did: Did, word: &[u8], slices: &[bytes::Bytes]) {
+async fn holds_the_end(node: &Node, did: Did, word: &[u8], slices: &[Bytes]) {
     let shown = shows(node, did, word).await;
     shown.unwrap_or_else(|e| panic!("{} shows {e}", node.name()));
     let log = node.log(did).await;
@@ -466,4 +471,64 @@ async fn an_end_that_a_command_brought_is_news_to_those_who_listen() {
     signs_nothing(&bob).await;
     let used = bob.cli(&["id", "revoke"]).await;
     assert_eq!(used.status, Some(0), "it is asked once: {}", used.stderr);
+}
+
+/// ```text
+///   bob, who is away ◄──held by── eve, who calls him revoked ◄──follows── alice
+/// ```
+#[tokio::test]
+async fn a_peer_that_buries_the_living_is_a_liar_and_nobody_ends_by_its_word() {
+    let alice = Node::started("alice").await;
+    let eve = Eve::honest().await;
+    let mut bob = Author::new("http://127.0.0.1:1");
+    bob.publish();
+    eve.hold(&bob, None);
+    let (did, hers) = (bob.did(), eve.did().to_string());
+    alice
+        .ok(&["mcp", "federate", "add", &hers, eve.base_url()])
+        .await;
+    alice.settles().await;
+    let slices = alice.log(did).await.slices;
+    let word = |identity: &Identity| {
+        let did = identity.did();
+        let word = Revocation { did, at: now() };
+        Signed::create(&word, identity).unwrap().bytes().clone()
+    };
+    let genuine = word(&bob.identity);
+    let another = word(&eve.author().identity);
+    let text = String::from_utf8(genuine.to_vec()).unwrap();
+    let damaged = Bytes::from(text.replace("\"at\":\"20", "\"at\":\"19"));
+    for (lie, code) in [
+        (None, "bad_answer"),
+        (Some(another), "wrong_publisher"),
+        (Some(damaged), "wrong_id"),
+    ] {
+        eve.bury(did, lie);
+        alice.cli(&["mcp", "federate", "refresh"]).await;
+        let peer = alice.peer(eve.did()).await;
+        assert_eq!(peer["state"], "stale", "{code}: {peer}");
+        assert!(peer["reason"].as_str().unwrap().starts_with(code), "{peer}");
+        shows(&alice, did, &genuine).await.expect_err("bob lives");
+        // And he goes on.
+        bob.publish();
+        eve.hold(&bob, None);
+    }
+    eve.excuse();
+    eve.bury(did, Some(genuine.clone()));
+    alice.refresh().await;
+    let log = alice.log(did).await;
+    shows(&alice, did, &genuine).await.unwrap();
+    assert!(
+        log.slices.len() > slices.len(),
+        "what came with his end is history"
+    );
+    assert_eq!(alice.peer(eve.did()).await["state"], "healthy");
+    bob.publish();
+    eve.hold(&bob, None);
+    alice.refresh().await;
+    assert_eq!(
+        alice.log(did).await.slices,
+        log.slices,
+        "nothing comes after it"
+    );
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::admin::{check_operator, whole};
 use super::problem::{Problem, REVOKED};
 use super::{GatewayState, other_methods};
+use crate::index_federator::GetOwnLog;
 use crate::revocations::Accepted;
 
 /// What was made of a revocation.
@@ -54,7 +55,7 @@ pub async fn tell(
     let bytes = whole(&request, payload, Revocation::MAX_BYTES).await?;
     let revocations = state.revocations.clone();
     let accepted = super::blocking(move || Ok(revocations.accept(bytes)?)).await?;
-    Ok(told(accepted))
+    Ok(told(&state, accepted).await)
 }
 
 /// The same at the operator's word: also of a DID that this node has nothing to do with yet.
@@ -67,10 +68,15 @@ async fn keep(
     let bytes = whole(&request, payload, Revocation::MAX_BYTES).await?;
     let revocations = state.revocations.clone();
     let accepted = super::blocking(move || Ok(revocations.accept_from_operator(bytes)?)).await?;
-    Ok(told(accepted))
+    Ok(told(&state, accepted).await)
 }
 
-fn told(accepted: Accepted) -> HttpResponse {
+async fn told(state: &GatewayState, accepted: Accepted) -> HttpResponse {
+    if accepted.did() == state.catalog.own() {
+        // What was being signed at that moment is done once its writer answers; after that nothing is. One that is being
+        // restarted signs nothing.
+        let _ = state.ask(&state.links.own_log, GetOwnLog).await;
+    }
     HttpResponse::Ok().json(Told {
         did: accepted.did().to_string(),
         status: accepted.status(),
