@@ -89,6 +89,6 @@ pub fn check_own(state: &GatewayState) -> Result<(), Problem> {
     if !state.revocations.is_revoked(&own) {
         return Ok(());
     }
-    let detail = format!("{own} is revoked: nothing is signed for it any more");
+    let detail = format!("nothing is signed for {own} any more");
     Err(Problem::new("revoked", detail).remedy(REVOKED))
 }

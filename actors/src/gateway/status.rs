@@ -197,6 +197,13 @@ fn next_steps(
     for peer in roster.peers.iter().filter(ailing) {
         let name = peer.alias.clone().unwrap_or_else(|| peer.did.short());
         let remedy = peer.remedy.unwrap_or_default();
+        if peer.state == "revoked" {
+            steps.push(step(
+                format!("the DID of {name} has ended, for good; what was held of its log stays"),
+                &format!("hn mcp federate remove {}", peer.did),
+            ));
+            continue;
+        }
         steps.push(step(
             format!("{name} is {}: {remedy}", peer.state),
             "hn mcp federate refresh",
