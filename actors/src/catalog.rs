@@ -6,6 +6,7 @@
 
 mod history;
 mod news;
+mod revoked;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -154,6 +155,8 @@ pub enum ReadError {
 struct PageKey {
     publisher: Did,
     version: u64,
+    /// Whether it ends with the revocation.
+    revoked: bool,
     cursor: u64,
     limit: u64,
 }
@@ -184,6 +187,7 @@ struct Inner {
     /// Our own log is being recovered: what is shown of it may be older than what others hold.
     recovering: AtomicBool,
     news: News,
+    revoked: revoked::Revoked,
     pages: Cache<PageKey, Page, PageWeight>,
 }
 
@@ -201,6 +205,7 @@ impl Catalog {
                 changes: AtomicU64::new(0),
                 recovering: AtomicBool::new(false),
                 news: News::default(),
+                revoked: revoked::Revoked::default(),
                 pages,
             }),
         }
@@ -243,7 +248,9 @@ impl Catalog {
     /// Whether `publisher` is this node and its log is being recovered: what is shown may be older than what others hold.
     #[must_use]
     pub fn is_recovering(&self, publisher: &Did) -> bool {
-        *publisher == self.inner.own && self.inner.recovering.load(Ordering::Acquire)
+        *publisher == self.inner.own
+            && self.inner.recovering.load(Ordering::Acquire)
+            && !self.is_revoked(publisher)
     }
 
     /// Shows nothing of `publisher` any more.
@@ -308,14 +315,14 @@ impl Catalog {
     /// The page of `publisher`'s log from `cursor` on, if it is at hand without touching the disk.
     pub fn page_at_hand(&self, view: &LogView, cursor: u64, limit: usize) -> Option<Page> {
         if cursor >= view.state.size() {
-            let body = with_newline(&view.presence);
+            let body = with_newline(&self.last_line(view));
             return Some(Page {
                 etag: Digest::of(&body),
                 body,
                 next: None,
             });
         }
-        self.inner.pages.get(&page_key(view, cursor, limit))
+        self.inner.pages.get(&self.page_key(view, cursor, limit))
     }
 
     /// The page from `cursor` on: at most `limit` slices, each presence before the first slice of the page
@@ -325,6 +332,7 @@ impl Catalog {
             return Ok(page);
         }
         let mut body = BytesMut::new();
+        let key = self.page_key(view, cursor, limit);
         if cursor < view.state.base {
             let (first_cursor, _) = self.slice_with(view, view.state.base - 1)?;
             if cursor < first_cursor {
@@ -351,7 +359,7 @@ impl Catalog {
         }
         let reaches_head = next >= view.state.size();
         if reaches_head {
-            push_line(&mut body, &view.presence);
+            push_line(&mut body, &self.last_line(view));
         }
         let body = body.freeze();
         let page = Page {
@@ -360,9 +368,7 @@ impl Catalog {
             next: (!reaches_head).then_some(next),
         };
         if page.body.len() <= MAX_CACHED_PAGE {
-            self.inner
-                .pages
-                .insert(page_key(view, cursor, limit), page.clone());
+            self.inner.pages.insert(key, page.clone());
         }
         Ok(page)
     }
@@ -522,14 +528,15 @@ impl Catalog {
             epoch,
         }
     }
-}
 
-fn page_key(view: &LogView, cursor: u64, limit: usize) -> PageKey {
-    PageKey {
-        publisher: view.state.publisher,
-        version: view.version,
-        cursor,
-        limit: limit as u64,
+    fn page_key(&self, view: &LogView, cursor: u64, limit: usize) -> PageKey {
+        PageKey {
+            publisher: view.state.publisher,
+            version: view.version,
+            revoked: self.is_revoked(&view.state.publisher),
+            cursor,
+            limit: limit as u64,
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub const NAMES: &[&str] = &[
     "mirror.bundle.after_sync",
     "mirror.bundle.before_settle",
     "roster.before_rename",
+    "revocation.before_write",
+    "revocation.after_write",
     "actor.index_federator",
     "actor.federation_sync",
     "actor.artifact_mirror",

@@ -142,6 +142,9 @@ pub enum ForkError {
     /// The documents are no conflict.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// Our own DID has ended: it testifies no more.
+    #[error("this node's DID is revoked: it signs no evidence")]
+    Revoked,
     /// The disk.
     #[error("the evidence cannot be kept: {0}")]
     Io(#[from] io::Error),
@@ -243,8 +246,12 @@ impl Forks {
         Ok(std::fs::read(self.path(fork))?.into())
     }
 
-    /// Signs and keeps evidence that `held` and `shown` contradict each other. Errors: they do not; the disk.
+    /// Signs and keeps evidence that `held` and `shown` contradict each other. Errors: they do not; our DID has ended; the
+    /// disk.
     pub fn observe(&self, held: &Line, shown: &Line) -> Result<Fork, ForkError> {
+        if self.inner.catalog.is_revoked(&self.inner.identity.did()) {
+            return Err(ForkError::Revoked);
+        }
         let now = self.inner.clock.now();
         let evidence = ForkEvidence::sign(held, shown, now, &self.inner.identity)?;
         Ok(self.keep(&evidence)?)

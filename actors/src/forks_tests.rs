@@ -189,3 +189,18 @@ fn evidence_that_cannot_be_written_calls_nobody_forked() {
     assert!(matches!(kept, Err(ForkError::Io(_))));
     assert!(forks.of(&identity(2).did()).is_none());
 }
+
+#[test]
+fn whose_own_did_has_ended_signs_no_evidence_and_keeps_that_of_others() {
+    let (scene, other) = (Scene::new(), Scene::new());
+    let (a, b) = (bobs("a"), bobs("b"));
+    let evidence = ForkEvidence::sign(&a[0], &b[0], Timestamp(3_000_000), &identity(3)).unwrap();
+    let forks = scene.open();
+    let word = Bytes::from_static(b"its last word");
+    scene.catalog.revoke(identity(1).did(), word);
+    let refused = forks.observe(&a[0], &b[0]).unwrap_err();
+    assert!(matches!(refused, ForkError::Revoked), "{refused}");
+    assert!(forks.of(&identity(2).did()).is_none());
+    assert!(forks.adopt(&evidence).unwrap().is_some());
+    assert!(other.open().observe(&a[0], &b[0]).is_ok(), "others do");
+}

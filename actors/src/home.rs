@@ -229,6 +229,18 @@ impl Home {
         Ok(publishers)
     }
 
+    /// `trust/revocations/`.
+    #[must_use]
+    pub fn revocations_dir(&self) -> PathBuf {
+        self.root.join("trust").join("revocations")
+    }
+
+    /// `trust/revocations/<did>.json`: a revocation that is held.
+    #[must_use]
+    pub fn revocation_file(&self, did: &Did) -> PathBuf {
+        self.revocations_dir().join(format!("{did}.json"))
+    }
+
     /// `state/`: sled, derived from the files.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {

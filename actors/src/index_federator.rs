@@ -264,9 +264,9 @@ impl IndexFederator {
         moved || presence.log_size != log.state().size() || left <= self.options.presence_ttl / 2
     }
 
-    /// Nothing while the gate is not open: it is done when it opens.
+    /// Nothing while the gate is not open: it is done when it opens. Nothing any more once the DID is revoked.
     fn reissue(&mut self, ctx: &mut Context<Self>) -> Result<(), FederateError> {
-        if self.gate != Gate::Open {
+        if self.gate != Gate::Open || self.is_revoked() {
             return Ok(());
         }
         let outcome = if self.presence_is_due() {
@@ -343,7 +343,9 @@ impl IndexFederator {
             ctx.cancel_future(timer);
         }
         match self.check_gate() {
-            Err(error) if self.gate != Gate::Asking => return self.refuse_waiting(&error),
+            Err(error) if self.gate != Gate::Asking || self.is_revoked() => {
+                return self.refuse_waiting(&error);
+            }
             // Until it opens or closes.
             Err(_) => return,
             Ok(()) => {}
@@ -426,6 +428,12 @@ impl IndexFederator {
 
     fn append_page(&mut self, mut message: AppendPage) -> Result<Appended, FederateError> {
         let publisher = message.base.publisher;
+        if self.shelf.catalog.is_revoked(&publisher) {
+            // V5, also for a page that was judged before the revocation came.
+            let left = message.page.after_revocation();
+            let taken = left.map(|_| Appended::Taken);
+            return taken.map_err(|_| FederateError::Revoked(publisher));
+        }
         if publisher == self.options.identity.did() {
             return self.append_own(message);
         }
@@ -519,7 +527,8 @@ impl Handler<PublishEntries> for IndexFederator {
         if let Some(error) = message.entries.iter().find_map(|entry| entry.check().err()) {
             return Box::pin(async move { Err(error.into()) });
         }
-        if let (Gate::Closed(_), Err(error)) = (&self.gate, self.check_gate()) {
+        let closed = matches!(self.gate, Gate::Closed(_)) || self.is_revoked();
+        if let (true, Err(error)) = (closed, self.check_gate()) {
             return Box::pin(async move { Err(error) });
         }
         let (reply, answer) = oneshot::channel();

@@ -30,7 +30,7 @@ use crate::vault;
 use secret::{OpenError, Secret};
 
 /// What an exported identity says it is.
-const EXPORT_TYPE: &str = "hn_identity@1";
+pub(crate) const EXPORT_TYPE: &str = "hn_identity@1";
 /// The longest alias; it is a folder's name and stands in tables.
 const MAX_ALIAS: usize = 63;
 /// An exported identity is about 1 KiB; room for other people's white space.

@@ -38,6 +38,7 @@ pub mod policy;
 pub mod prove;
 pub mod pull;
 pub mod push;
+pub mod revocations;
 pub mod roster;
 pub mod settings;
 pub mod store;

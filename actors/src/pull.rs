@@ -9,6 +9,7 @@ mod held;
 mod own;
 mod pipeline;
 mod report;
+mod revoked;
 
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::{MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, Presence, parse_cursor};
 use hn_protocol::federation::{Outcome, PeerState, Reason};
-use hn_protocol::log::{LogState, PageContext, PageError, Source, VerifiedPage};
+use hn_protocol::log::{LogState, PageContext, PageError, Source, VerifiedPage, last_word};
 use hn_protocol::sign::Signed;
 use reqwest::StatusCode;
 use url::Url;
@@ -35,6 +36,7 @@ use crate::fetch::{Answer, Fetch, FetchError, Trust};
 use crate::forks::Forks;
 use crate::index_federator::{AppendPage, Appended, BeginAnew, FederateError};
 use crate::log_recovery::OwnHeadSeen;
+use crate::revocations::Revocations;
 use crate::roster::{RosterPeer, is_base_url};
 
 /// How often a page is judged again because another pull was faster.
@@ -67,11 +69,16 @@ struct Pulled {
     reset: Option<u64>,
     /// The publisher's node says that it is recovering its own log.
     recovering: bool,
+    /// The publisher's last word came.
+    revoked: Option<Reason>,
 }
 
 impl Pulled {
     /// How the publisher stands whose log this was.
     fn outcome(&self) -> Outcome {
+        if let Some(reason) = &self.revoked {
+            return Outcome::Revoked(reason.clone());
+        }
         if let Some(epoch) = self.reset {
             return Outcome::Reset(Reason {
                 code: "reset".to_owned(),
@@ -96,6 +103,8 @@ pub struct Puller {
     pub catalog: Catalog,
     /// Whose logs stand still.
     pub forks: Forks,
+    /// Whose logs have ended.
+    pub revocations: Revocations,
     /// Where verified pages go.
     pub append: Recipient<AppendPage>,
     /// Sets aside what is held of a log that was not accepted.
@@ -140,6 +149,10 @@ impl Puller {
         if let Err(error) = self.pull_into(&peer, &listed, &mut report).await {
             report.outcome = error.outcome();
         }
+        if let Some(reason) = self.revocations.reason(&peer.did) {
+            // Whether its node answered or not: its DID has ended.
+            report.outcome = Outcome::Revoked(reason);
+        }
         if let Some(view) = self.catalog.log(&peer.did) {
             report.log_size = view.state.size();
             report.log_root = view.state.root();
@@ -149,7 +162,10 @@ impl Puller {
         }
         report.error = report.outcome.reason().cloned();
         let failed = match report.outcome {
-            Outcome::Verified | Outcome::Reset(_) | Outcome::Recovering(_) => false,
+            Outcome::Verified
+            | Outcome::Reset(_)
+            | Outcome::Recovering(_)
+            | Outcome::Revoked(_) => false,
             Outcome::Unreachable(_)
             | Outcome::Refused(_)
             | Outcome::Forked(_)
@@ -229,7 +245,11 @@ impl Puller {
             .fetch
             .get(url, Trust::Operator, None, MAX_PRESENCE_BYTES + 1)
             .await?;
-        let presence = Signed::<Presence>::verify(trim_line(&answer.body))
+        let shown = trim_line(&answer.body);
+        if let Some(word) = last_word(std::slice::from_ref(&shown), did) {
+            return self.take_word(&word).await;
+        }
+        let presence = Signed::<Presence>::verify(shown)
             .map_err(|error| PageError::Document { line: 1, error })?;
         if presence.did != *did {
             return Err(PageError::Publisher {
@@ -251,8 +271,8 @@ impl Puller {
         source: Source,
         budget: &mut Budget,
     ) -> Result<Pulled, PullError> {
-        if let Some(fork) = self.forks.of(&publisher) {
-            return Err(PullError::Forked(fork.reason()));
+        if let Some(still) = self.stands_still(&publisher) {
+            return Err(still);
         }
         let mut pulled = Pulled::default();
         let mut begun_anew = false;
@@ -267,6 +287,9 @@ impl Puller {
             pulled.slices += pipeline.slices;
             pulled.reset = pulled.reset.or(pipeline.reset);
             pulled.recovering |= pipeline.recovering;
+            if pipeline.revoked {
+                pulled.revoked = self.revocations.reason(&publisher);
+            }
             let outcome = match outcome {
                 // Our own log is recovery's concern.
                 Err(PullError::Page(error)) if publisher != self.catalog.own() => {
@@ -381,6 +404,7 @@ impl Puller {
             if let Some(accepted) = &accepted
                 && page.lines.iter().any(|line| accepted.refuses(line))
             {
+                self.take_last(&page, pipeline).await?;
                 return Err(PullError::Rejected(format!(
                     "{} was accepted",
                     accepted.head
@@ -388,7 +412,9 @@ impl Puller {
             }
             history = recent;
             if !budget.takes(&page) {
-                return pipeline.drain().await;
+                let drained = pipeline.drain().await?;
+                self.take_last(&page, pipeline).await?;
+                return Ok(drained);
             }
             if pipeline.drain().await? == Appended::Overtaken {
                 return Ok(Appended::Overtaken);
@@ -399,7 +425,17 @@ impl Puller {
             let (base_state, progress) = (state, page.state.size() > cursor);
             state = page.state.clone();
             from = state.size();
+            let word = page.revocation.clone();
             pipeline.start(self, base_state, page, context);
+            if let Some(word) = word {
+                // The lines before it first: none is taken in behind it.
+                if pipeline.drain().await? == Appended::Overtaken {
+                    return Ok(Appended::Overtaken);
+                }
+                self.take_word(&word).await?;
+                pipeline.revoked = true;
+                return Ok(Appended::Taken);
+            }
             if context.reaches_head {
                 return Ok(Appended::Taken);
             }
@@ -443,9 +479,20 @@ impl Puller {
             let text = format!("a page has more than {MAX_PAGE_LINES} lines");
             return Err(PullError::Answer(text));
         }
-        let judging = move || (state.follow(&shown, context, &history), history);
+        let publisher = state.publisher;
+        let judging = move || {
+            let judged = state.follow(&shown, context, &history);
+            // V4: it counts, whatever is wrong with the rest.
+            let word = judged.is_err().then(|| last_word(&shown, &publisher));
+            (judged, history, word.flatten())
+        };
         match tokio::task::spawn_blocking(judging).await {
-            Ok((page, history)) => Ok((page?, history)),
+            Ok((page, history, word)) => {
+                if let Some(word) = word {
+                    self.take_word(&word).await?;
+                }
+                Ok((page?, history))
+            }
             Err(error) => Err(PullError::Local(FederateError::Failed(error.to_string()))),
         }
     }
@@ -463,6 +510,7 @@ impl Puller {
                 lines: Vec::new(),
                 state: state.clone(),
                 behind: false,
+                revocation: None,
             };
             self.hand_over(state.clone(), page, context).await?;
         }
@@ -480,6 +528,10 @@ impl Puller {
             return Ok(Appended::Taken);
         }
         match self.append.send(AppendPage { base, page, seen }).await {
+            // Its last word came while this page was on its way.
+            Ok(Err(FederateError::Revoked(did))) => Err(self
+                .stands_still(&did)
+                .unwrap_or(PullError::Local(FederateError::Revoked(did)))),
             Ok(outcome) => outcome.map_err(PullError::Local),
             // It may have been written before the actor fell: the next look at the catalog tells.
             Err(_) => Err(PullError::Local(FederateError::Restarting)),

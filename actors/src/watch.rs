@@ -411,8 +411,11 @@ impl Listener {
     fn is_news(&self, head: &NewHead) -> bool {
         let offered = self.held || head.did == self.peer;
         let followed = offered && !self.ignored.borrow().contains(&head.did);
+        if self.catalog.is_revoked(&head.did) {
+            return false;
+        }
         let held = self.catalog.log(&head.did);
-        followed && held.is_none_or(|view| head.is_beyond(&view.state))
+        followed && held.is_none_or(|view| head.revoked || head.is_beyond(&view.state))
     }
 }
 

@@ -88,8 +88,14 @@ def main(base: str, did: str) -> dict:
     presences: dict[str, dict] = {}
     head = None
     named = current = -1
+    revoked = False
     for line in pages(base, did):
+        assert not revoked, "a line behind the revocation"
         document, own = verified(line, did)
+        if document["type"] == "revocation@1":
+            assert document["did"] == did, "the revocation of somebody else"
+            revoked = True
+            continue
         if document["type"] == "presence@2":
             assert document["did"] == did, "a presence of somebody else"
             size = document["log_size"]
@@ -114,9 +120,11 @@ def main(base: str, did: str) -> dict:
         assert roots[len(leaves)].hex() == document["log_root"], "log_root does not follow"
         assert document["log_size"] == len(leaves) and document["next_cursor"] == str(len(leaves))
         head = own
-    newest = max(presences.values(), key=lambda presence: presence["sequence"])
-    assert newest["log_size"] == len(leaves), "the current presence does not bind the whole log"
-    return {"did": did, "log_size": len(leaves), "log_root": roots[len(leaves)].hex(), "head": head, "sequence": current}
+    if not revoked:
+        newest = max(presences.values(), key=lambda presence: presence["sequence"])
+        assert newest["log_size"] == len(leaves), "the current presence does not bind the whole log"
+    log_root = roots[len(leaves)].hex()
+    return {"did": did, "log_size": len(leaves), "log_root": log_root, "head": head, "sequence": current, "revoked": revoked}
 
 
 if __name__ == "__main__":

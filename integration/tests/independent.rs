@@ -59,6 +59,23 @@ async fn documents_of_running_nodes_verify_with_independent_tools() {
         .expect_err("bob does not hold alice's log");
 }
 
+/// A log that ended is whole up to its publisher's last word, for a stranger as well.
+#[tokio::test]
+async fn a_log_that_ended_verifies_with_independent_tools() {
+    let Some(python) = python() else { return };
+    let bob = Node::started("bob").await;
+    let did = bob.did().to_string();
+    bob.publish(&[("a.txt", b"a"), ("b.txt", b"b")]).await;
+    let before = verify(&python, &bob.base_url(), &did).expect("bob's documents verify");
+    assert_eq!(before["revoked"], false);
+    bob.ok(&["id", "revoke", "--yes"]).await;
+    let after = verify(&python, &bob.base_url(), &did).expect("and so they do at their end");
+    assert_eq!(after["revoked"], true);
+    for member in ["log_size", "log_root", "head"] {
+        assert_eq!(after[member], before[member], "{member}");
+    }
+}
+
 /// A verifier that believes everything proves nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_independent_verifier_believes_an_honest_log_and_no_lie() {

@@ -14,6 +14,7 @@
 //! | `supervision` | a panic in an actor is the affair of one request |
 //! | `gateway` | the HTTP contract of `spec/http.md` |
 //! | `signed` | who asks is known, and nobody is taken for another |
+//! | `revoked` | a DID that was revoked has ended everywhere, for its thief as well |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `callers` | a client in another language is taken, and a fuzzer finds nothing that `/openapi.json` does not say |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
@@ -45,6 +46,7 @@ mod proof;
 mod prune;
 mod recovery;
 mod refusal;
+mod revoked;
 mod signed;
 mod slow;
 mod stranger;

@@ -26,6 +26,7 @@ use hn_actors::logs::{PrunePolicy, Shelf};
 use hn_actors::metrics::Metrics;
 use hn_actors::policy::PolicyShelf;
 use hn_actors::pull::{PullLimits, Puller};
+use hn_actors::revocations::Revocations;
 use hn_actors::roster::RosterFile;
 use hn_actors::settings::{Profile, Settings};
 use hn_actors::store::{Opened, Store, StoreError};
@@ -245,6 +246,12 @@ impl Node {
         }
         let space = SpaceGuard::new(home.root(), settings.storage.min_free);
         let catalog = Catalog::new(did, store.clone());
+        let mut roster = RosterFile::new(home.federation_toml());
+        // Gates read it from the first request on.
+        roster.poll();
+        let standings = roster.standings();
+        // Before anything can be signed or shown.
+        let revocations = Revocations::open(home.clone(), catalog.clone(), standings.clone());
         let artifacts = ArtifactShelf::new(home.clone(), store.clone(), space.clone(), &alias);
         artifacts
             .clean()
@@ -332,6 +339,7 @@ impl Node {
             fetch: fetch.clone(),
             catalog: catalog.clone(),
             forks: forks.clone(),
+            revocations: revocations.clone(),
             append: federator.clone().recipient(),
             begin_anew: federator.clone().recipient(),
             clock,
@@ -355,10 +363,6 @@ impl Node {
                 make,
             )
         };
-        let mut roster = RosterFile::new(home.federation_toml());
-        // Gates read it from the first request on.
-        roster.poll();
-        let standings = roster.standings();
         let sync = {
             let options = SyncOptions {
                 schedule: schedule(&settings),
@@ -426,6 +430,7 @@ impl Node {
             federator.clone().recipient(),
             artifacts.clone(),
             clock,
+            revocations.clone(),
             HostingLimits {
                 journal: settings.federation.max_held_bytes,
                 artifacts: mirror_limits(&settings),
@@ -450,6 +455,7 @@ impl Node {
         let state = GatewayState {
             catalog,
             forks,
+            revocations,
             standings,
             policy: policy.clone(),
             artifacts,

@@ -9,6 +9,7 @@
 //!
 //!   recovering, reset: what the peer says of itself, until an answer verifies
 //!   forked:            stays, answered or not, until the operator accepts one of the histories
+//!   revoked:           stays: its DID has ended
 //! ```
 //!
 //! A peer is asked at the interval, and at once when it says that it has news: its word costs it credit ([`NEWS_CREDIT`]).
@@ -48,6 +49,9 @@ pub enum PeerState {
     Reset,
     /// It signed two histories. Its own log stands still here; ends only when the operator accepts one of them.
     Forked,
+    /// Its DID was revoked, which is final. Its own log stands still here; it is asked at the slowest interval, for the
+    /// logs that it holds for others.
+    Revoked,
 }
 
 impl PeerState {
@@ -62,6 +66,7 @@ impl PeerState {
             Self::Recovering => "recovering",
             Self::Reset => "reset",
             Self::Forked => "forked",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -106,6 +111,8 @@ pub enum Outcome {
     /// There is evidence of two histories, not accepted by the operator. Reported at every pull while it stands, whatever
     /// else the answer was like.
     Forked(Reason),
+    /// Its revocation is held. Reported at every pull, whatever else the answer was like.
+    Revoked(Reason),
     /// The node itself could not: a full disk, a store that failed. Says nothing about the peer.
     Local(Reason),
 }
@@ -121,6 +128,7 @@ impl Outcome {
             | Self::Recovering(reason)
             | Self::Reset(reason)
             | Self::Forked(reason)
+            | Self::Revoked(reason)
             | Self::Local(reason) => Some(reason),
         }
     }
@@ -130,7 +138,11 @@ impl Outcome {
     pub const fn is_answer(&self) -> bool {
         matches!(
             self,
-            Self::Verified | Self::Recovering(_) | Self::Reset(_) | Self::Forked(_)
+            Self::Verified
+                | Self::Recovering(_)
+                | Self::Reset(_)
+                | Self::Forked(_)
+                | Self::Revoked(_)
         )
     }
 }
@@ -218,6 +230,9 @@ impl Peer {
     /// The state and reason after a pull that ended like this.
     fn state_after(&self, outcome: &Outcome) -> (PeerState, Option<Reason>) {
         let state = match outcome {
+            Outcome::Revoked(_) => PeerState::Revoked,
+            // The DID has ended, whatever its node does since.
+            _ if self.is_revoked() => return (PeerState::Revoked, self.health.reason.clone()),
             Outcome::Verified => return self.verified_state(),
             // Neither an absence nor a trouble of our own hides evidence.
             Outcome::Unreachable(reason) | Outcome::Local(reason)
@@ -236,8 +251,15 @@ impl Peer {
         (state, outcome.reason().cloned())
     }
 
-    /// There is news of it.
+    fn is_revoked(&self) -> bool {
+        self.health.state == PeerState::Revoked
+    }
+
+    /// There is news of it. What a revoked peer says is none.
     fn nudge(&mut self, now: Timestamp) {
+        if self.is_revoked() {
+            return;
+        }
         if let Some(at) = self.news.arrived(self.running, now) {
             self.next_try = self.next_try.min(at);
         }
@@ -330,7 +352,7 @@ impl Federation {
     pub fn reschedule(&mut self, schedule: Schedule, now: Timestamp) {
         self.schedule = schedule;
         let latest = now.plus(schedule.interval);
-        for peer in self.peers.values_mut() {
+        for peer in self.peers.values_mut().filter(|p| !p.is_revoked()) {
             peer.next_try = peer.next_try.min(latest);
         }
     }
@@ -394,7 +416,9 @@ impl Federation {
         } else {
             health.failures = health.failures.saturating_add(1);
         }
-        peer.next_try = now.plus(if outcome.is_answer() {
+        peer.next_try = now.plus(if health.state == PeerState::Revoked {
+            spread(MAX_RETRY, chance)
+        } else if outcome.is_answer() {
             spread(schedule.interval, chance)
         } else if health.state == PeerState::Unreachable {
             absence(health, now, chance)
@@ -407,7 +431,7 @@ impl Federation {
                 || invariants::retry_is_due_in_time(health.since, now, peer.next_try)
         );
         tell(&before, health, did, effects);
-        if let Some(at) = peer.news.ended(now) {
+        if let Some(at) = peer.news.ended(now).filter(|_| !peer.is_revoked()) {
             peer.next_try = peer.next_try.min(at);
         }
     }
@@ -418,7 +442,7 @@ impl Federation {
         };
         peer.blemish = (outcome != Outcome::Verified).then_some(outcome);
         // A pull that failed since says more than the artifacts of the one before.
-        if !peer.verified {
+        if !peer.verified || peer.is_revoked() {
             return;
         }
         let before = peer.health.clone();

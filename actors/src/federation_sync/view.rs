@@ -38,7 +38,7 @@ pub struct PeerView {
     pub scope: Scope,
     /// Whether artifacts are fetched as well.
     pub mirror: bool,
-    /// `new`, `healthy`, `unreachable`, `stale`, `recovering`, `reset` or `forked`.
+    /// `new`, `healthy`, `unreachable`, `stale`, `recovering`, `reset`, `forked` or `revoked`.
     pub state: &'static str,
     /// Why it is not healthy: `code: detail`.
     pub reason: Option<String>,
@@ -71,7 +71,10 @@ impl PeerView {
         let reason = health.and_then(|(health, _)| health.reason.as_ref());
         // A fork that somebody else has shown meanwhile is not for the peer's next turn to tell.
         let fork = puller.forks.of(&peer.did).map(|fork| fork.reason());
+        // Nor is a last word.
+        let revoked = puller.revocations.reason(&peer.did);
         let (state, reason) = match &fork {
+            _ if revoked.is_some() => (PeerState::Revoked, revoked.as_ref()),
             Some(fork) if state != PeerState::Forked => (PeerState::Forked, Some(fork)),
             _ => (state, reason),
         };
@@ -110,6 +113,9 @@ fn remedy(state: PeerState, reason: Option<&Reason>) -> Option<&'static str> {
     let code = reason.map(|reason| reason.code.as_str());
     match (code, state) {
         (None, _) => None,
+        (Some(_), PeerState::Revoked) => Some(
+            "its DID has ended, for good: hn mcp federate remove DID; what was held of it stays",
+        ),
         (Some(_), PeerState::Forked) => Some(
             "it signed two histories: ask its operator which one holds, then hn mcp federate accept DID --head DIGEST",
         ),

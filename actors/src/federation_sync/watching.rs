@@ -30,7 +30,15 @@ impl FederationSync {
         report: &PeerReport,
         ctx: &mut Context<Self>,
     ) {
-        let Some(base) = report.base.clone().filter(|_| report.outcome.is_answer()) else {
+        let ended = matches!(report.outcome, Outcome::Revoked(_));
+        if ended && self.watching.peers.remove(&peer.did).is_some() {
+            if let Some(watcher) = &self.watching.watcher {
+                send(&watcher.unwatch, UnwatchPeer { peer: peer.did }, ctx);
+            }
+            return;
+        }
+        let worth = report.outcome.is_answer() && !ended;
+        let Some(base) = report.base.clone().filter(|_| worth) else {
             return;
         };
         let failed = report.held.iter().filter(|held| held.error.is_some());

@@ -79,6 +79,7 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("GET", "/artifact/{digest}", READ),
     ("PUT", "/artifact/{digest}", HOSTED),
     ("POST", "/publish", HOSTED),
+    ("POST", "/revocation", Access::Open),
     ("GET", "/openapi.json", Access::Open),
     ("GET", "/docs", Access::Open),
 ];
@@ -170,6 +171,7 @@ async fn admit(
         signed => Some(signed?),
     };
     if let Some(signed) = &signed {
+        refuse_revoked(signed, state)?;
         take_nonce(signed, state)?;
     }
     let gate = match access {
@@ -257,6 +259,18 @@ fn take_nonce(signed: &SignedRequest, state: &GatewayState) -> Result<(), Proble
             };
             Problem::new(code, error.to_string())
         })
+}
+
+/// Whoever signs for a DID that was revoked is not believed to be its owner.
+fn refuse_revoked(signed: &SignedRequest, state: &GatewayState) -> Result<(), Problem> {
+    if state.revocations.is_revoked(&signed.caller) {
+        let detail = format!(
+            "{} is revoked: nothing that it signs is believed",
+            signed.caller
+        );
+        return Err(Problem::new("caller_revoked", detail));
+    }
+    Ok(())
 }
 
 /// Asks the policy. Errors: it does not allow this caller.

@@ -2,7 +2,7 @@
 
 use actix_web::http::header::CONTENT_ENCODING;
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use hn_protocol::canonical;
 use hn_protocol::did::Did;
@@ -80,9 +80,22 @@ pub fn check_operator(request: &HttpRequest) -> Result<(), Problem> {
 /// Reads a JSON body strictly: bounded, uncompressed, no duplicate keys, no numbers that readers differ on.
 pub(super) async fn body<T: DeserializeOwned + Default>(
     request: &HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
 ) -> Result<T, Problem> {
     check_operator(request)?;
+    let bytes = whole(request, payload, MAX_BODY).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    Ok(canonical::from_slice(&bytes)?)
+}
+
+/// A body of at most `most` bytes, as it is: nothing is decompressed.
+pub(super) async fn whole(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    most: usize,
+) -> Result<Bytes, Problem> {
     if request.headers().contains_key(CONTENT_ENCODING) {
         return Err(Problem::new(
             "unsupported_encoding",
@@ -92,18 +105,15 @@ pub(super) async fn body<T: DeserializeOwned + Default>(
     let mut bytes = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| Problem::new("bad_body", error.to_string()))?;
-        if bytes.len() + chunk.len() > MAX_BODY {
+        if bytes.len() + chunk.len() > most {
             return Err(Problem::new(
                 "body_too_large",
-                format!("at most {MAX_BODY} bytes"),
+                format!("at most {most} bytes"),
             ));
         }
         bytes.extend_from_slice(&chunk);
     }
-    if bytes.is_empty() {
-        return Ok(T::default());
-    }
-    Ok(canonical::from_slice(&bytes)?)
+    Ok(bytes.freeze())
 }
 
 async fn list_peers(

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LINK};
 use actix_web::{HttpRequest, HttpResponse, web};
 use hn_protocol::did::Did;
+use hn_protocol::digest::Digest;
 use hn_protocol::document::{MAX_ENTRIES, MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, parse_cursor};
 use serde::Serialize;
 
 use super::problem::Problem;
 use super::{GatewayState, is_unmodified, own_log, parse_did};
-use crate::catalog::{LogView, ReadError};
+use crate::catalog::{LogView, Page, ReadError, with_newline};
 
 /// Slices of a page when the caller does not say (design 4).
 const DEFAULT_LIMIT: usize = 16;
@@ -72,13 +73,21 @@ pub async fn index(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     let query = IndexQuery::parse(request.query_string(), state.catalog.own())?;
-    let mut view = state.catalog.log(&query.publisher).ok_or_else(|| {
+    let held = state.catalog.log(&query.publisher);
+    if held.is_none()
+        && let Some(word) = state.catalog.revocation(&query.publisher)
+    {
+        // Nothing but its end is known of this log.
+        let body = with_newline(&word);
+        let (etag, next) = (Digest::of(&body), None);
+        return answer(&request, &state, &query, Page { body, etag, next });
+    }
+    let mut view = held.ok_or_else(|| {
         if state.catalog.is_recovering(&query.publisher) {
             return own_log::nothing_yet();
         }
         ReadError::UnknownPublisher(query.publisher).into()
     })?;
-    let log_state = own_log::log_state(&state.catalog, &query.publisher);
     if let Some(epoch) = query.epoch.filter(|epoch| *epoch != view.state.epoch) {
         let earlier = state.catalog.earlier(&view, epoch)?;
         view = Arc::new(earlier.ok_or(ReadError::UnknownEpoch(epoch))?);
@@ -92,8 +101,18 @@ pub async fn index(
             super::blocking(move || Ok(catalog.fresh(view, read)?)).await?
         }
     };
+    answer(&request, &state, &query, page)
+}
+
+fn answer(
+    request: &HttpRequest,
+    state: &GatewayState,
+    query: &IndexQuery,
+    page: Page,
+) -> Result<HttpResponse, Problem> {
+    let log_state = own_log::log_state(&state.catalog, &query.publisher);
     let etag = format!("\"{}\"", page.etag);
-    if is_unmodified(&request, &etag) {
+    if is_unmodified(request, &etag) {
         let mut response = HttpResponse::NotModified();
         log_state.map(|header| response.insert_header(header));
         return Ok(response.insert_header((ETAG, etag)).finish());

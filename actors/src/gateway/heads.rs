@@ -99,6 +99,7 @@ fn heads(state: &GatewayState) -> Result<Bytes, Problem> {
             view.last_seen
         },
         forked: state.forks.of(&view.state.publisher).is_some(),
+        revoked: state.catalog.is_revoked(&view.state.publisher),
     };
     let peers = state.catalog.logs().iter().map(|view| head(view)).collect();
     let body = serde_json::to_vec(&HeldLogs { peers });

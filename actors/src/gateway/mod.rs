@@ -22,6 +22,7 @@ pub mod problem;
 mod proof;
 mod publish;
 mod push;
+mod revocation;
 mod status;
 mod storage;
 pub(crate) mod tar_stream;
@@ -69,6 +70,7 @@ use crate::log_recovery::{AskHolders, GetRecovery, ResetLog, ResumeLog};
 use crate::metrics::Metrics;
 use crate::policy::PolicyShelf;
 use crate::prove::Prover;
+use crate::revocations::Revocations;
 use crate::roster::Standings;
 use crate::settings::{GatewaySettings, Profile};
 use crate::store::Store;
@@ -138,6 +140,8 @@ pub struct GatewayState {
     pub catalog: Catalog,
     /// Whose logs stand still, with the evidence.
     pub forks: Forks,
+    /// Whose logs have ended.
+    pub revocations: Revocations,
     /// Who may do what here by the roster.
     pub standings: Standings,
     /// The policy in force.
@@ -331,6 +335,7 @@ impl Handler<Serve> for Gateway {
                 .configure(own_log::routes)
                 .configure(policy::routes)
                 .configure(push::routes)
+                .configure(revocation::operator_routes)
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)
@@ -451,6 +456,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
                 .route(asked("POST", "/publish", web::post().to(hosted::publish)))
                 .default_service(other_methods("POST")),
         )
+        .configure(revocation::open_routes)
         .configure(openapi::routes);
 }
 

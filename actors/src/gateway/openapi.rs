@@ -12,7 +12,8 @@ use utoipa_swagger_ui::SwaggerUi;
 use super::access::{self, Access};
 use super::problem::ProblemDocument;
 use super::{
-    artifact, batch, federate, forks, heads, hosted, presence, proof, read, status, watch,
+    artifact, batch, federate, forks, heads, hosted, presence, proof, read, revocation, status,
+    watch,
 };
 use crate::pull::HeldLogHead;
 use crate::watch::NewHead;
@@ -24,9 +25,9 @@ use crate::watch::NewHead;
         status::healthz, status::readyz,
         presence::own, presence::well_known, presence::of, presence::by_digest, presence::own_document, presence::resolve,
         federate::offers, federate::index, heads::peers, forks::forks, proof::get, watch::watch,
-        artifact::get, batch::artifacts, hosted::publish, hosted::put_artifact,
+        artifact::get, batch::artifacts, hosted::publish, hosted::put_artifact, revocation::tell,
     ),
-    components(schemas(HeldLogHead, NewHead, ProblemDocument<'static>))
+    components(schemas(revocation::Told, HeldLogHead, NewHead, ProblemDocument<'static>))
 )]
 struct Api;
 
@@ -132,7 +133,8 @@ fn parameters(operation: &mut Value) {
 /// Bodies are bytes, whatever the media type; that an empty one is as good is said by the handler's type.
 fn body(operation: &mut Value) {
     let content = operation
-        .pointer_mut("/requestBody/content")
+        .get_mut("requestBody")
+        .and_then(|body| body.get_mut("content"))
         .and_then(Value::as_object_mut);
     for (_, media) in content.into_iter().flatten() {
         media["schema"] = json!({"type": "string", "format": "binary"});

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::admin::body;
 use super::problem::Problem;
-use super::{GatewayState, other_methods};
+use super::{GatewayState, other_methods, revocation};
 use crate::catalog::Catalog;
 use crate::log_recovery::{GetRecovery, RecoveryView, ResetLog, ResumeLog};
 
@@ -40,6 +40,7 @@ async fn resume(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let asked: ResumeBody = body(&request, payload).await?;
+    revocation::check_own(&state)?;
     let message = ResumeLog {
         accept_loss: asked.accept_loss,
     };
@@ -57,6 +58,7 @@ async fn reset(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let ResetBody {} = body(&request, payload).await?;
+    revocation::check_own(&state)?;
     // Others may hold a later epoch than this home remembers: the new one must lie above it. What they say besides is
     // of no concern to who begins anew.
     let ask = ResumeLog { accept_loss: false };
@@ -86,7 +88,9 @@ pub fn nothing_yet() -> Problem {
 /// How the recovery stands; nothing while there is none.
 pub async fn recovery(state: &GatewayState) -> Option<RecoveryView> {
     let view = state.ask(&state.links.recovery, GetRecovery).await.ok()?;
-    (view.state != "ok").then_some(view)
+    // What has ended recovers no more.
+    let ended = state.catalog.is_revoked(&state.catalog.own());
+    (view.state != "ok" && !ended).then_some(view)
 }
 
 /// What the operator can do about it, each with its command.

@@ -16,14 +16,18 @@ use crate::catalog::LogView;
 
 /// Our own current presence.
 #[utoipa::path(get, path = "/presence", tag = "presence", responses(
-    (status = 200, description = "The signed presence@2, byte for byte", content_type = "application/json", body = Object),
+    (status = 200, description = "The signed presence@2, byte for byte; the revocation@1 of a DID that is revoked", content_type = "application/json", body = Object),
     (status = 304, description = "Unchanged since If-None-Match"),
     (status = 503, description = "No presence could be signed yet")))]
 pub async fn own(
     request: HttpRequest,
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
-    let view = state.catalog.log(&state.catalog.own()).ok_or_else(|| {
+    let own = state.catalog.own();
+    if let Some(word) = state.catalog.revocation(&own) {
+        return Ok(last_word(&request, word));
+    }
+    let view = state.catalog.log(&own).ok_or_else(|| {
         match state.catalog.is_recovering(&state.catalog.own()) {
             true => own_log::nothing_yet(),
             false => Problem::restarting(),
@@ -46,7 +50,7 @@ pub async fn well_known(
 
 /// The current presence of a vault whose log is held: the last one known, marked when it has expired.
 #[utoipa::path(get, path = "/presence/{did}", tag = "presence", params(("did" = String, Path, description = "did:hn")), responses(
-    (status = 200, description = "The signed presence@2; HN-Expired and HN-Last-Seen when it is only the last known", content_type = "application/json", body = Object),
+    (status = 200, description = "The signed presence@2, or the revocation@1 of a DID that is revoked; HN-Expired and HN-Last-Seen when it is only the last known", content_type = "application/json", body = Object),
     (status = 304, description = "Unchanged since If-None-Match"),
     (status = 400, description = "Not a did:hn"), (status = 404, description = "Not held")))]
 pub async fn of(
@@ -55,6 +59,9 @@ pub async fn of(
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
     let did = parse_did(&did)?;
+    if let Some(word) = state.catalog.revocation(&did) {
+        return Ok(last_word(&request, word));
+    }
     let view = state.catalog.log(&did).ok_or_else(|| {
         Problem::new(
             "unknown_presence",
@@ -81,6 +88,21 @@ pub async fn by_digest(
     let (view, line) = found
         .ok_or_else(|| Problem::new("unknown_presence", format!("{digest} is not held here")))?;
     Ok(answer(&request, &state, &view, line))
+}
+
+/// What is shown of a DID that has ended, where its presence was.
+fn last_word(request: &HttpRequest, line: Bytes) -> HttpResponse {
+    let etag = format!("\"{}\"", Digest::of(&line));
+    if is_unmodified(request, &etag) {
+        return HttpResponse::NotModified()
+            .insert_header((ETAG, etag))
+            .finish();
+    }
+    HttpResponse::Ok()
+        .insert_header((ETAG, etag))
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .content_type("application/json")
+        .body(line)
 }
 
 fn current(request: &HttpRequest, state: &GatewayState, view: &Arc<LogView>) -> HttpResponse {
@@ -114,22 +136,28 @@ fn answer(
 }
 
 /// Our own DID document.
-#[utoipa::path(get, path = "/.well-known/did.json", tag = "did", responses((status = 200, description = "The DID document", content_type = "application/did+json", body = Object)))]
-pub async fn own_document(state: web::Data<GatewayState>) -> HttpResponse {
+#[utoipa::path(get, path = "/.well-known/did.json", tag = "did", responses(
+    (status = 200, description = "The DID document", content_type = "application/did+json", body = Object), (status = 410, description = "This node's DID is revoked")))]
+pub async fn own_document(state: web::Data<GatewayState>) -> Result<HttpResponse, Problem> {
     document(&state, &state.catalog.own())
 }
 
 /// The DID document of any did:hn: the DID is the key, so none has to be known. With an endpoint where one is.
 #[utoipa::path(get, path = "/1.0/identifiers/{did}", tag = "did", params(("did" = String, Path, description = "did:hn")), responses(
-    (status = 200, description = "The DID document", content_type = "application/did+json", body = Object), (status = 400, description = "Not a did:hn")))]
+    (status = 200, description = "The DID document", content_type = "application/did+json", body = Object), (status = 400, description = "Not a did:hn"),
+    (status = 410, description = "The DID is revoked")))]
 pub async fn resolve(
     did: web::Path<String>,
     state: web::Data<GatewayState>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(document(&state, &parse_did(&did)?))
+    document(&state, &parse_did(&did)?)
 }
 
-fn document(state: &GatewayState, did: &Did) -> HttpResponse {
+fn document(state: &GatewayState, did: &Did) -> Result<HttpResponse, Problem> {
+    if state.catalog.is_revoked(did) {
+        let detail = format!("{did} has ended; /presence/{did} shows its revocation");
+        return Err(Problem::new("revoked", detail));
+    }
     let presence = state
         .catalog
         .log(did)
@@ -137,7 +165,7 @@ fn document(state: &GatewayState, did: &Did) -> HttpResponse {
     let endpoint = presence
         .as_ref()
         .and_then(|presence| presence.endpoints.mcp.as_deref());
-    HttpResponse::Ok()
+    Ok(HttpResponse::Ok()
         .content_type("application/did+json")
-        .json(did.document(endpoint))
+        .json(did.document(endpoint)))
 }

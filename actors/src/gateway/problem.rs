@@ -16,6 +16,7 @@ use crate::catalog::ReadError;
 use crate::federation_sync::SyncError;
 use crate::index_federator::{AcceptError, FederateError};
 use crate::log_recovery::RecoverError;
+use crate::revocations::RevocationError;
 use crate::roster::RosterError;
 
 /// Code, status, title. Codes are stable; `spec/http.md` lists them.
@@ -63,6 +64,19 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         400,
         "A member breaks a rule of its type",
     ),
+    (
+        "document_too_large",
+        400,
+        "The document is larger than its type allows",
+    ),
+    ("wrong_type", 400, "The document is of another type"),
+    (
+        "bad_signature_form",
+        400,
+        "The signature is missing or of another form",
+    ),
+    ("wrong_signature", 400, "The signature is not the signer's"),
+    ("wrong_id", 400, "The id is not the document's digest"),
     ("own_peer", 400, "A node does not follow itself"),
     ("bad_roster", 409, "The roster file cannot be read as it is"),
     (
@@ -108,6 +122,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         "The request was signed before this node's start",
     ),
     ("gate_denied", 403, "The policy does not allow this"),
+    ("caller_revoked", 403, "The caller's DID is revoked"),
     (
         "own_publisher",
         403,
@@ -165,6 +180,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ),
     ("publisher_forked", 409, "The publisher signed two logs"),
     ("pruned", 410, "The log's beginning was pruned here"),
+    ("revoked", 410, "The DID is revoked"),
     (
         "body_too_large",
         413,
@@ -218,6 +234,10 @@ const CHALLENGE: &str = "Signature algorithm=\"ed25519\"";
 
 /// The ways out of a recovery.
 const RECOVERY: &str = "hn status names who has not answered; hn mcp log resume asks them again, hn mcp log resume --accept-loss goes on with what is here, hn mcp log reset begins a new log";
+
+/// What there is to do for somebody whose DID has ended.
+pub(super) const REVOKED: &str =
+    "it is final; make another identity by hn id create ALIAS, and choose it by hn id use ALIAS";
 
 /// An error as the caller sees it.
 #[derive(Debug, Clone)]
@@ -402,8 +422,21 @@ impl From<FederateError> for Problem {
             },
             FederateError::Full(_) => full(detail),
             FederateError::Recovering(_) => Self::new("log_recovering", detail).remedy(RECOVERY),
+            FederateError::Revoked(_) => Self::new("revoked", detail).remedy(REVOKED),
             FederateError::Failed(_) => Self::internal(&detail),
             FederateError::Restarting => Self::restarting(),
+        }
+    }
+}
+
+impl From<RevocationError> for Problem {
+    fn from(error: RevocationError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RevocationError::Document(inner) => Self::new(inner.code(), detail),
+            RevocationError::Unknown(_) => Self::new("unknown_publisher", detail),
+            RevocationError::Full => full(detail),
+            RevocationError::Io(error) => error.into(),
         }
     }
 }
@@ -533,6 +566,7 @@ mod tests {
             include_str!("proof.rs"),
             include_str!("publish.rs"),
             include_str!("push.rs"),
+            include_str!("revocation.rs"),
             include_str!("storage.rs"),
             include_str!("tar_stream.rs"),
         ];

@@ -60,6 +60,7 @@ pub async fn publish(
     let permit = Arc::clone(&state.admission.publications)
         .try_acquire_owned()
         .map_err(|_| Problem::new("busy", "other publications are being streamed"))?;
+    super::revocation::check_own(&state)?;
     state.ask(&state.links.ask_holders, AskHolders).await?;
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let (handle, worker) = (Handle::current(), state.clone().into_inner());

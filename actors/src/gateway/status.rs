@@ -44,8 +44,7 @@ pub async fn healthz() -> HttpResponse {
     (status = 200, description = "Every actor runs, the own presence is there", body = Readiness), (status = 503, description = "Not (yet)", body = Readiness)))]
 pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
     let running = |actor: &ActorStatus| actor.state == ActorState::Running;
-    let ready = state.registry.list().iter().all(running)
-        && state.catalog.log(&state.catalog.own()).is_some();
+    let ready = state.registry.list().iter().all(running) && is_shown(&state);
     let body = Readiness {
         status: if ready { "ready" } else { "not ready" },
         version: env!("CARGO_PKG_VERSION"),
@@ -56,6 +55,12 @@ pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable().json(body)
     }
+}
+
+/// Whether there is something of the own log to show: its presence, or its end.
+fn is_shown(state: &GatewayState) -> bool {
+    let own = state.catalog.own();
+    state.catalog.log(&own).is_some() || state.catalog.is_revoked(&own)
 }
 
 /// Prometheus text.
@@ -115,7 +120,11 @@ pub async fn status(
             "profile": state.profile,
             "pid": std::process::id(),
         },
-        "identity": { "alias": state.alias, "did": own },
+        "identity": {
+            "alias": state.alias,
+            "did": own,
+            "revoked": state.catalog.is_revoked(&own),
+        },
         "log": log_and(&log, recovery.as_ref()),
         "actors": state.registry.list(),
         "peers": roster.peers,
@@ -196,7 +205,15 @@ fn next_steps(
             "hn policy gate set federate.read --mode allow",
         ));
     }
-    if let Some(reason) = &log.reason {
+    if log.state == "revoked" {
+        steps.push(step(
+            format!(
+                "this node's identity is revoked: {}; make another, then choose it by hn id use",
+                log.reason.as_deref().unwrap_or_default()
+            ),
+            "hn id create ALIAS",
+        ));
+    } else if let Some(reason) = &log.reason {
         steps.push(step(
             format!("the own log is {}: {reason}", log.state),
             "hn status",
@@ -208,6 +225,13 @@ fn next_steps(
     for peer in roster.peers.iter().filter(ailing) {
         let name = peer.alias.clone().unwrap_or_else(|| peer.did.short());
         let remedy = peer.remedy.unwrap_or_default();
+        if peer.state == "revoked" {
+            steps.push(step(
+                format!("the DID of {name} has ended, for good; what was held of its log stays"),
+                &format!("hn mcp federate remove {}", peer.did),
+            ));
+            continue;
+        }
         steps.push(step(
             format!("{name} is {}: {remedy}", peer.state),
             "hn mcp federate refresh",

@@ -61,7 +61,11 @@ impl Source for Catalog {
     }
 
     fn head(&self, publisher: &Did) -> Option<NewHead> {
-        self.log(publisher).map(|view| NewHead::of(&view.state))
+        let view = self.log(publisher)?;
+        Some(NewHead {
+            revoked: self.is_revoked(publisher),
+            ..NewHead::of(&view.state)
+        })
     }
 }
 

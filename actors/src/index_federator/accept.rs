@@ -157,6 +157,10 @@ impl IndexFederator {
         let Some(accepted) = self.options.forks.accepted(&publisher) else {
             return Ok(false);
         };
+        if self.shelf.catalog.is_revoked(&publisher) {
+            // The other log would never come: what is held is all the history there will be.
+            return Ok(false);
+        }
         let Some(log) = self.held.get(&publisher) else {
             return Ok(false);
         };

@@ -162,7 +162,7 @@ pub struct OwnLog {
     pub size: u64,
     /// Root.
     pub root: Digest,
-    /// `ok`; `recovering` while nothing may be signed; `reset` while a new epoch has no entry.
+    /// `ok`; `recovering` while nothing may be signed; `reset` while a new epoch has no entry; `revoked` for ever.
     pub state: &'static str,
     /// Why it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,6 +184,11 @@ pub enum FederateError {
     /// Our own log may not be signed upon as it is.
     #[error("{0}")]
     Recovering(String),
+    /// The DID has ended.
+    #[error(
+        "{0} is revoked: nothing is signed for it any more, and nothing more by it is taken in"
+    )]
+    Revoked(Did),
     /// The disk or the index failed.
     #[error("the log cannot be written: {0}")]
     Failed(String),

@@ -18,12 +18,24 @@ use crate::logs::{Log, LogError};
 /// A damaged journal that has not changed is read again so often: what failed may have been the disk.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// What it means that the own DID is revoked.
+const REVOKED: &str = "this DID has ended: nothing is signed any more, what was published stays readable as history, and its revocation is shown where its presence was";
+
 /// When a folder was looked at, and its files: name, length, time.
 pub(super) type LookedAt = (Instant, Vec<(OsString, u64, Option<SystemTime>)>);
 
 impl IndexFederator {
+    /// Whether our own DID has ended: nothing is signed for it then, whatever the gate is.
+    pub(super) fn is_revoked(&self) -> bool {
+        let own = self.options.identity.did();
+        self.shelf.catalog.is_revoked(&own)
+    }
+
     /// Nothing is signed but through an open gate.
     pub(super) fn check_gate(&self) -> Result<(), FederateError> {
+        if self.is_revoked() {
+            return Err(FederateError::Revoked(self.options.identity.did()));
+        }
         match &self.gate {
             Gate::Open => Ok(()),
             Gate::Asking => Err(FederateError::Recovering(
@@ -213,6 +225,9 @@ impl IndexFederator {
 
     /// Begins an epoch above `after` and ours. What the log was before stays, as history.
     fn reset(&mut self, after: u64, ctx: &mut Context<Self>) -> Result<(), FederateError> {
+        if self.is_revoked() {
+            return Err(FederateError::Revoked(self.options.identity.did()));
+        }
         self.mend(0)?;
         let (now, facts) = (self.options.clock.now(), self.facts());
         let log = self.own.as_ref().ok_or(FederateError::Restarting)?;
@@ -267,16 +282,18 @@ impl Handler<GetOwnLog> for IndexFederator {
             Some(log) => log.damaged().map(str::to_owned),
             None => self.unreadable.get(&self.options.identity.did()).cloned(),
         });
+        let revoked = self.is_revoked().then(|| REVOKED.to_owned());
         MessageResult(OwnLog {
             epoch: state.epoch,
             size: state.size(),
             root: state.root(),
             state: match reason {
+                _ if revoked.is_some() => "revoked",
                 Some(_) => "recovering",
                 None if state.epoch > 0 && state.size() == 0 => "reset",
                 None => "ok",
             },
-            reason,
+            reason: revoked.or(reason),
             unreadable: self
                 .unreadable
                 .iter()

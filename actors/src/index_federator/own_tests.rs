@@ -293,3 +293,65 @@ async fn a_reset_begins_an_epoch_that_goes_on_in_sequence_and_keeps_the_old_one(
     assert_eq!(desk.state().epoch, 5, "read back, it is the same");
     assert_eq!(desk.state().size(), 1);
 }
+
+#[actix_web::test]
+async fn once_the_own_did_is_revoked_nothing_is_signed_through_any_gate() {
+    let desk = Desk::new();
+    let federator = desk.start(Gate::Open);
+    federator.send(entry("a")).await.unwrap().unwrap();
+    let (before, journal) = (desk.state(), fs::read(desk.journal()).unwrap());
+    let waiting = {
+        move_to(&federator, Gate::Asking).await;
+        actix::spawn(federator.send(entry("b")))
+    };
+    let catalog = &desk.shelf.catalog;
+    catalog.revoke(
+        identity().did(),
+        bytes::Bytes::from_static(b"its last word"),
+    );
+    for gate in [Gate::Asking, Gate::Open, closed()] {
+        move_to(&federator, gate).await;
+        let refused = federator.send(entry("c")).await.unwrap().unwrap_err();
+        assert!(matches!(refused, FederateError::Revoked(_)), "{refused}");
+    }
+    assert!(waiting.await.unwrap().unwrap().is_err(), "nobody waits on");
+    let endpoints = Endpoints {
+        mcp: Some("https://new.example".into()),
+        ..Endpoints::default()
+    };
+    federator
+        .send(Announce { endpoints })
+        .await
+        .unwrap()
+        .unwrap();
+    let reset = federator.send(ResetOwnLog { after: 0 }).await.unwrap();
+    assert!(matches!(reset, Err(FederateError::Revoked(_))));
+    let own = federator.send(GetOwnLog).await.unwrap();
+    assert_eq!((own.state, own.size), ("revoked", 1));
+    federator.send(Reindex).await.unwrap().unwrap();
+    assert_eq!(desk.state(), before);
+    assert_eq!(fs::read(desk.journal()).unwrap(), journal);
+    assert!(!catalog.is_recovering(&identity().did()), "it has ended");
+}
+
+#[actix_web::test]
+async fn a_page_that_was_judged_before_the_revocation_came_is_not_taken_in_after_it() {
+    let (here, there) = (Desk::new(), Desk::new());
+    let (ours, theirs) = (here.start(Gate::Open), there.start(Gate::Open));
+    ours.send(entry("a")).await.unwrap().unwrap();
+    theirs.send(GetOwnLog).await.unwrap();
+    let base = LogState::empty(identity().did(), 0);
+    let page = here.page_beyond(&base);
+    let more = AppendPage {
+        base: base.clone(),
+        page,
+        seen: None,
+    };
+    there.shelf.catalog.revoke(
+        identity().did(),
+        bytes::Bytes::from_static(b"its last word"),
+    );
+    let refused = theirs.send(more).await.unwrap().unwrap_err();
+    assert!(matches!(refused, FederateError::Revoked(_)), "{refused}");
+    assert_eq!(there.state().size(), 0);
+}

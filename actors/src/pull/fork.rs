@@ -144,10 +144,16 @@ impl Puller {
                 return PullError::Rejected(format!("{} was accepted", accepted.head));
             }
         }
+        let refused = shown;
         let (catalog, forks, shown) = (self.catalog.clone(), self.forks.clone(), shown.clone());
         let observing = move || observe_fork(&catalog, &forks, publisher, &shown, held);
         match tokio::task::spawn_blocking(observing).await {
             Ok(Ok(fork)) => PullError::Forked(fork.reason()),
+            // Refused it is all the same.
+            Ok(Err(ForkError::Revoked)) => {
+                let shown = Box::new(refused.clone());
+                PageError::Fork { shown, held }.into()
+            }
             Ok(Err(error)) => PullError::Local(kept(&error)),
             Err(error) => PullError::Local(FederateError::Failed(error.to_string())),
         }
@@ -179,6 +185,12 @@ impl Puller {
             let judged = self
                 .judge(view.state.clone(), answer.body, context, history)
                 .await;
+            if let Ok((page, _)) = &judged
+                && let Some(word) = &page.revocation
+            {
+                // What it is worth is told by the next pull.
+                let _ = self.take_word(word).await;
+            }
             if let Err(PullError::Page(PageError::Fork { shown, held })) = judged {
                 return Some(self.fork(base, trust, publisher, &shown, held).await);
             }

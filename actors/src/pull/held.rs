@@ -76,6 +76,9 @@ pub struct HeldLogHead {
     pub last_seen: Timestamp,
     /// Whether evidence of a fork is held.
     pub forked: bool,
+    /// Whether the publisher's revocation is held.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// What a head says to who holds the log.
@@ -93,6 +96,10 @@ impl HeldLogHead {
     /// Compares it with the log as held in `view`.
     fn compare(&self, view: &LogView, catalog: &Catalog) -> Compared {
         let state = &view.state;
+        // V5: nothing can come.
+        if catalog.is_revoked(&self.did) {
+            return Compared::Known;
+        }
         let (theirs, ours) = ((self.epoch, self.log_size), (state.epoch, state.size()));
         let presence = state.presence.map(|presence| presence.digest);
         if theirs > ours {
@@ -100,7 +107,7 @@ impl HeldLogHead {
         }
         if theirs == ours {
             let same = self.log_root == state.root() && self.presence == presence;
-            return if same {
+            return if same && !self.revoked {
                 Compared::Known
             } else {
                 Compared::News
@@ -204,7 +211,7 @@ struct Verdict {
 impl Verdict {
     fn add(&mut self, error: &PullError) {
         // A log that stands still is nothing to look at again.
-        self.failed |= !matches!(error, PullError::Forked(_));
+        self.failed |= !matches!(error, PullError::Forked(_) | PullError::Revoked(_));
         match error.outcome() {
             Outcome::Refused(reason) if blames_holder(error) => {
                 self.refused.get_or_insert(reason);
@@ -280,6 +287,15 @@ impl Puller {
                 }
             })
             .cloned();
+        let ended = heads.iter().any(|head| head.did == own && head.revoked);
+        if ended && self.may_learn(&own) {
+            // The last word of our own DID: somebody else has shown it.
+            match self.learn(base, trust, own).await {
+                Err(error) if ends_pull(&error) => return Err(error),
+                Err(error) => tracing::warn!(peer = %peer.did, %error, "no revocation of ours"),
+                Ok(()) => {}
+            }
+        }
         let mut seen = BTreeSet::from([peer.did, own]);
         let wanted = |did: &Did| {
             peer.scope == Scope::Held || listed.contains(did) || self.catalog.log(did).is_some()
@@ -413,6 +429,17 @@ impl Puller {
                     None => {}
                 }
             }
+            // Its last word, where the pull did not come so far as to bring it.
+            if head.revoked && self.may_learn(&did) {
+                match self.learn(base, trust, did).await {
+                    Ok(()) => {}
+                    Err(e) if ends_pull(&e) => return Err(e),
+                    Err(e) => {
+                        verdict.add(&e);
+                        error.get_or_insert(e.reason());
+                    }
+                }
+            }
             report.held.push(self.held_log(&did, error));
             list.followed.push(did);
         }
@@ -431,7 +458,7 @@ impl Puller {
     }
 
     fn held_log(&self, did: &Did, error: Option<Reason>) -> HeldLog {
-        let error = error.or_else(|| self.forks.of(did).map(|fork| fork.reason()));
+        let error = error.or_else(|| self.stands_still(did).map(|still| still.reason()));
         let view = self.catalog.log(did);
         HeldLog {
             did: *did,
@@ -476,12 +503,14 @@ fn blames_holder(error: &PullError) -> bool {
             | PageError::Conflict { .. }
             | PageError::PresenceConflict(_)
             | PageError::Rollback(_)
+            | PageError::Revoked(_)
             | PageError::Ahead
             | PageError::Epoch { .. },
         )
         | PullError::Forked(_)
         | PullError::Rejected(_)
         | PullError::Recovering(_)
+        | PullError::Revoked(_)
         | PullError::Local(_) => false,
         PullError::Fetch(e) => matches!(e, FetchError::TooLarge(_) | FetchError::Encoding(_)),
         PullError::Page(_) | PullError::Answer(_) | PullError::Evidence { .. } => true,

@@ -83,6 +83,7 @@ fn what_is_held_already_comes_before_what_a_peer_lists_first() {
         presence: None,
         last_seen: Timestamp(0),
         forked: false,
+        revoked: false,
     };
     let mut heads: Vec<HeldLogHead> = [4, 1, 3, 2].map(head).into();
     in_turn(&mut heads, |d| *d == did(3) || *d == did(2));

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
-use hn_protocol::log::{Line, LogState, PageContext, PageError, Source};
+use hn_protocol::log::{Line, LogState, PageContext, PageError, Source, VerifiedPage};
 use hn_protocol::recovery::Answer;
 use reqwest::StatusCode;
 
@@ -20,6 +20,10 @@ use crate::roster::RosterPeer;
 impl Puller {
     /// Asks `peer` for what it has of our own log beyond `state`. Nothing of it is kept.
     pub async fn ask_own(&self, peer: &RosterPeer, state: &LogState) -> Answer {
+        if self.catalog.is_revoked(&self.catalog.own()) {
+            // Nothing is signed any more: nobody need be asked.
+            return Answer::Level;
+        }
         let asked = self.towards(peer.did).first_own_page(peer, state).await;
         asked.unwrap_or_else(|error| Answer::Failed {
             why: error.to_string(),
@@ -94,6 +98,16 @@ impl Puller {
             .judge(state.clone(), answer.body, context, history)
             .await
         {
+            Ok((
+                VerifiedPage {
+                    revocation: Some(word),
+                    ..
+                },
+                _,
+            )) => {
+                self.take_word(&word).await?;
+                Ok(Answer::Level)
+            }
             Ok((page, _)) if !page.lines.is_empty() => Ok(Answer::Beyond),
             Ok((page, _)) if page.behind => Err(PullError::Answer(
                 "a page with a next page brings nothing".into(),

@@ -21,6 +21,8 @@ pub(super) struct Pipeline {
     pub(super) reset: Option<u64>,
     /// The publisher's node says that it is recovering its own log.
     pub(super) recovering: bool,
+    /// The publisher's last word came, and is kept.
+    pub(super) revoked: bool,
 }
 
 struct Pending {

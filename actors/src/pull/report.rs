@@ -76,6 +76,9 @@ pub(super) enum PullError {
     /// The publisher's node says that it is collecting its own newest slices.
     #[error("it is recovering its own log{}", .0.as_ref().map(|e| format!(", and shows an earlier state meanwhile: {e}")).unwrap_or_default())]
     Recovering(Option<PageError>),
+    /// The publisher's revocation is held.
+    #[error("{}", .0.detail)]
+    Revoked(Reason),
     /// An evidence that proves nothing, from a peer that says otherwise.
     #[error(
         "it says that the log of {publisher} is forked, and its evidence proves nothing: {why}"
@@ -95,6 +98,7 @@ impl PullError {
             | Self::Answer(_) => Outcome::Refused(reason),
             Self::Forked(_) => Outcome::Forked(reason),
             Self::Recovering(_) => Outcome::Recovering(reason),
+            Self::Revoked(_) => Outcome::Revoked(reason),
             Self::Fetch(_) => Outcome::Unreachable(reason),
             Self::Local(_) => Outcome::Local(reason),
         }
@@ -103,7 +107,7 @@ impl PullError {
     /// Whether the peer gave documents of its log, and what is wrong is with them: nobody else answered in its place.
     pub(super) const fn is_of_the_log(&self) -> bool {
         match self {
-            Self::Forked(_) | Self::Rejected(_) | Self::Recovering(_) => true,
+            Self::Forked(_) | Self::Rejected(_) | Self::Recovering(_) | Self::Revoked(_) => true,
             Self::Page(error) => !matches!(
                 error,
                 PageError::Document { .. } | PageError::Publisher { .. } | PageError::NoPresence
@@ -120,6 +124,7 @@ impl PullError {
             Self::Forked(_) => "fork",
             Self::Rejected(_) => "rejected_branch",
             Self::Recovering(_) => "recovering",
+            Self::Revoked(_) => "revoked",
             Self::Evidence { .. } => "bad_evidence",
             Self::Local(FederateError::Full(_)) => "storage_full",
             Self::Local(_) => "local_failure",

@@ -24,10 +24,13 @@ pub struct NewHead {
     /// Digest of the current presence.
     #[schema(value_type = Option<String>)]
     pub presence: Option<Digest>,
+    /// Whether the publisher's revocation is held.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 impl NewHead {
-    /// The head of a log.
+    /// The head of a log whose publisher is not revoked.
     #[must_use]
     pub fn of(state: &LogState) -> Self {
         Self {
@@ -37,6 +40,7 @@ impl NewHead {
             log_root: state.root(),
             head: state.head,
             presence: state.presence.map(|presence| presence.digest),
+            revoked: false,
         }
     }
 

@@ -116,6 +116,8 @@ struct Stage {
     invented: Vec<Did>,
     /// Whom she accuses of a fork, and what she shows for it.
     accused: BTreeMap<Did, Bytes>,
+    /// Whom she calls revoked, and the line that she shows for it.
+    buried: BTreeMap<Did, Option<Bytes>>,
     manner: Manner,
     /// Her streams of news; `None`: she offers none.
     streaming: Option<Streaming>,
@@ -147,6 +149,7 @@ impl Eve {
             held: BTreeMap::new(),
             invented: Vec::new(),
             accused: BTreeMap::new(),
+            buried: BTreeMap::new(),
             manner: Manner::Plain,
             streaming: None,
             requests: Vec::new(),
@@ -231,6 +234,11 @@ impl Eve {
         self.stage().accused.insert(other, body);
     }
 
+    /// Says that `other`, whose log she holds, is revoked; its log ends with `word`, where there is one.
+    pub fn bury(&self, other: Did, word: Option<Bytes>) {
+        self.stage().buried.insert(other, word);
+    }
+
     /// Takes every accusation back.
     pub fn excuse(&self) {
         self.stage().accused.clear();
@@ -294,7 +302,8 @@ impl Stage {
             let presence =
                 presence.and_then(|id| Some(id.as_str()?.strip_prefix("presence:")?.to_owned()));
             json!({"did": did, "epoch": 0, "log_size": size, "log_root": root, "head": null,
-                "presence": presence, "last_seen": now(), "forked": self.accused.contains_key(did)})
+                "presence": presence, "last_seen": now(), "forked": self.accused.contains_key(did),
+                "revoked": self.buried.contains_key(did)})
         });
         let invented = self.invented.iter().map(|did| {
             json!({"did": did, "epoch": 0, "log_size": 7, "log_root": Digest::of(b"x"), "head": Digest::of(b"x"),
@@ -428,7 +437,11 @@ fn plain(target: &str, head: &str, stage: &Stage) -> Vec<u8> {
         };
         let cursor = query("cursor").and_then(|c| c.parse().ok()).unwrap_or(0);
         let limit = query("limit").and_then(|l| l.parse().ok()).unwrap_or(16);
-        return index(publisher, pages, (cursor, limit), head);
+        let mut pages = pages.clone();
+        if let Some(word) = stage.buried.get(&publisher).cloned().flatten() {
+            pages.current = Some(word);
+        }
+        return index(publisher, &pages, (cursor, limit), head);
     }
     if path == "/federate/forks" {
         let accused = query("publisher").and_then(|did| did.parse().ok());

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
-use hn_actors::home::HomeLock;
+use hn_actors::home::{Home, HomeLock};
 use hn_actors::keyring::{IdentityInfo, Keyring, KeyringError, is_alias};
+use hn_actors::revocations;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::output::{self, CliError, Outcome};
+use super::revoke::{self, Revoke};
 use super::{Context, home_error};
 use crate::client::Admin;
 
@@ -54,6 +57,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// End an identity for good, and tell others; its file alone is enough
+    Revoke(Revoke),
     /// Bring an identity back from its file
     Recover {
         /// The file that `hn id export` made
@@ -73,6 +78,7 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
         Command::List => list(ctx)?,
         Command::Get { alias } => get(ctx, alias)?,
         Command::Export { alias, out } => export(ctx, alias, &out)?,
+        Command::Revoke(arguments) => return revoke::run(ctx, arguments).await,
         Command::Recover { file, alias } => recover(ctx, &file, alias.as_deref())?,
     }
     Ok(Outcome::Done)
@@ -107,7 +113,7 @@ fn create(ctx: &Context, alias: &str, yes: bool) -> Result<(), CliError> {
         );
     }
     let identity = make(ctx, &keyring, alias)?;
-    let document = shown(&keyring, &identity)?;
+    let document = shown(ctx, &keyring, &identity)?;
     output::show(ctx.format, &document, |_| {
         format!(
             "{alias} is {}\nnext: save it by `hn id export {alias} --out FILE`\n",
@@ -117,13 +123,16 @@ fn create(ctx: &Context, alias: &str, yes: bool) -> Result<(), CliError> {
 }
 
 fn confirmed(alias: &str) -> Result<bool, CliError> {
+    ask(&format!(
+        "Make the identity {alias}? Its key can be saved and revoked, but never replaced. [y/N] "
+    ))
+}
+
+/// Asks on the terminal; anything but a plain yes is a no.
+pub fn ask(question: &str) -> Result<bool, CliError> {
     let failed = |error| CliError::failed("terminal", format_args!("the terminal: {error}"));
     let mut stderr = io::stderr();
-    write!(
-        stderr,
-        "Make the identity {alias}? Its key can be saved and revoked, but never replaced. [y/N] "
-    )
-    .map_err(failed)?;
+    write!(stderr, "{question}").map_err(failed)?;
     stderr.flush().map_err(failed)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(failed)?;
@@ -150,7 +159,12 @@ async fn choose(ctx: &Context, alias: &str) -> Result<(), CliError> {
         .map_err(|error| keyring_error(&error))?;
     drop(lock);
     let identity = keyring.get(alias).map_err(|error| keyring_error(&error))?;
-    let document = shown(&keyring, &identity)?;
+    let document = shown(ctx, &keyring, &identity)?;
+    if revocations::is_kept(&home, &identity.did) {
+        eprintln!(
+            "{alias} is revoked: a node that runs as it serves what was published, and signs nothing"
+        );
+    }
     output::show(ctx.format, &document, |_| {
         format!(
             "{} is in use\n",
@@ -170,15 +184,17 @@ fn list(ctx: &Context) -> Result<(), CliError> {
         listed.map_err(|error| keyring_error(&error))?
     };
     let in_use = |identity: &IdentityInfo| active.as_ref() == Some(&identity.alias);
+    let home = ctx.kept_home()?;
+    let revoked = |identity: &IdentityInfo| is_revoked(home.as_ref(), identity);
     let listed: Vec<Value> = identities
         .iter()
-        .map(|identity| facts(identity, in_use(identity)))
+        .map(|identity| facts(identity, in_use(identity), revoked(identity)))
         .collect();
     output::show(ctx.format, &json!({"identities": listed}), |_| {
         if identities.is_empty() {
             return "no identities; next: hn id create ALIAS\n".to_owned();
         }
-        let mut table = output::table(["alias", "did", "sealed", "in use"]);
+        let mut table = output::table(["alias", "did", "sealed", "in use", "revoked"]);
         let yes = |holds: bool| if holds { "yes" } else { "" };
         for identity in &identities {
             let did = identity.did.to_string();
@@ -187,6 +203,7 @@ fn list(ctx: &Context) -> Result<(), CliError> {
                 &did,
                 yes(identity.sealed),
                 yes(in_use(identity)),
+                yes(revoked(identity)),
             ]);
         }
         output::lines(&table)
@@ -197,9 +214,13 @@ fn get(ctx: &Context, alias: Option<String>) -> Result<(), CliError> {
     ctx.existing_home()?;
     let keyring = open(ctx)?;
     let identity = named_or_active(&keyring, alias)?;
-    output::show(ctx.format, &shown(&keyring, &identity)?, |document| {
+    output::show(ctx.format, &shown(ctx, &keyring, &identity)?, |document| {
+        let ended = match document["identity"]["revoked"] == true {
+            true => "it is revoked, for good: nothing is signed for it any more\n",
+            false => "",
+        };
         format!(
-            "{} is {}\n{:#}\n",
+            "{} is {}\n{ended}{:#}\n",
             identity.alias, identity.did, document["identity"]["did_document"]
         )
     })
@@ -252,13 +273,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
 }
 
 fn recover(ctx: &Context, file: &Path, alias: Option<&str>) -> Result<(), CliError> {
-    let failed = |error: io::Error| {
-        CliError::failed("unreadable", format_args!("{}: {error}", file.display()))
-    };
-    let mut document = zeroize::Zeroizing::new(Vec::new());
-    std::fs::File::open(file)
-        .and_then(|opened| opened.take(MAX_EXPORT + 1).read_to_end(&mut document))
-        .map_err(failed)?;
+    let document = read_export(file)?;
     let keyring = open(ctx)?;
     let identity = keyring
         .recover(
@@ -268,17 +283,31 @@ fn recover(ctx: &Context, file: &Path, alias: Option<&str>) -> Result<(), CliErr
             &mut rand::rng(),
         )
         .map_err(|error| keyring_error(&error))?;
-    let document = shown(&keyring, &identity)?;
+    let document = shown(ctx, &keyring, &identity)?;
     output::show(ctx.format, &document, |_| {
         format!("{} is {}\n", identity.alias, identity.did)
     })
 }
 
-fn open(ctx: &Context) -> Result<Keyring, CliError> {
+/// The bytes of an exported identity, as far as one can be long.
+pub fn read_export(file: &Path) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    let failed = |error: io::Error| {
+        CliError::failed("unreadable", format_args!("{}: {error}", file.display()))
+    };
+    let mut document = Zeroizing::new(Vec::new());
+    std::fs::File::open(file)
+        .and_then(|opened| opened.take(MAX_EXPORT + 1).read_to_end(&mut document))
+        .map_err(failed)?;
+    Ok(document)
+}
+
+/// The keyring of the home.
+pub fn open(ctx: &Context) -> Result<Keyring, CliError> {
     Keyring::open(&ctx.home()?).map_err(|error| keyring_error(&error))
 }
 
-fn named_or_active(keyring: &Keyring, alias: Option<String>) -> Result<IdentityInfo, CliError> {
+/// The identity of that alias, else the one in use.
+pub fn named_or_active(keyring: &Keyring, alias: Option<String>) -> Result<IdentityInfo, CliError> {
     let found = match alias {
         Some(alias) => Some(alias),
         None => keyring.active().map_err(|error| keyring_error(&error))?,
@@ -291,20 +320,27 @@ fn named_or_active(keyring: &Keyring, alias: Option<String>) -> Result<IdentityI
 }
 
 /// `{"identity": …}`: the facts and the DID document.
-fn shown(keyring: &Keyring, identity: &IdentityInfo) -> Result<Value, CliError> {
+fn shown(ctx: &Context, keyring: &Keyring, identity: &IdentityInfo) -> Result<Value, CliError> {
     let active = keyring.active().map_err(|error| keyring_error(&error))?;
-    let mut facts = facts(identity, active.as_ref() == Some(&identity.alias));
+    let in_use = active.as_ref() == Some(&identity.alias);
+    let revoked = is_revoked(ctx.kept_home()?.as_ref(), identity);
+    let mut facts = facts(identity, in_use, revoked);
     facts["did_document"] = identity.did.document(None);
     Ok(json!({"identity": facts}))
 }
 
-fn facts(identity: &IdentityInfo, in_use: bool) -> Value {
+fn is_revoked(home: Option<&Home>, identity: &IdentityInfo) -> bool {
+    home.is_some_and(|home| revocations::is_kept(home, &identity.did))
+}
+
+fn facts(identity: &IdentityInfo, in_use: bool, revoked: bool) -> Value {
     json!({
         "alias": identity.alias,
         "did": identity.did,
         "created_at": identity.created_at,
         "sealed": identity.sealed,
         "in_use": in_use,
+        "revoked": revoked,
     })
 }
 

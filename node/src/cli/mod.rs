@@ -13,6 +13,7 @@ mod mcp;
 pub mod output;
 mod policy;
 mod proof;
+mod revoke;
 mod shard;
 mod smoke;
 mod status;
@@ -129,6 +130,14 @@ impl Context {
     pub fn existing_home(&self) -> Result<Home, CliError> {
         self.must_be_there()?;
         self.home()
+    }
+
+    /// The home, where there is one.
+    pub fn kept_home(&self) -> Result<Option<Home>, CliError> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        self.home().map(Some)
     }
 
     /// Refuses a folder that isn't there or holds nothing.

@@ -292,6 +292,7 @@ fn the_names_of_all_states_are_what_json_writes() {
         PeerState::Recovering,
         PeerState::Reset,
         PeerState::Forked,
+        PeerState::Revoked,
     ] {
         let written = serde_json::to_value(state).unwrap();
         assert_eq!(written, state.name());
@@ -326,4 +327,48 @@ proptest! {
         let rounds = u32::try_from(now / 24_000).unwrap();
         prop_assert!(pulls <= 1 + NEWS_CREDIT + 2 * rounds, "{pulls} pulls in {now} ms");
     }
+}
+
+#[test]
+fn a_revoked_peer_stays_so_and_is_asked_at_the_slowest_interval_whatever_it_says() {
+    for outcome in [
+        Outcome::Revoked(reason("its last word")),
+        Outcome::Forked(reason("two heads")),
+        Outcome::Verified,
+        Outcome::Unreachable(reason("refused")),
+        Outcome::Refused(reason("a gap")),
+        Outcome::Local(reason("disk full")),
+    ] {
+        let mut story = Story::new();
+        story.finish(Outcome::Verified, 1);
+        story.refreshed(Outcome::Revoked(reason("its last word")), 10);
+        story.refreshed(outcome, 1_000);
+        let health = story.health();
+        assert_eq!(
+            (health.state, health.since, health.reason),
+            (
+                PeerState::Revoked,
+                Timestamp(10),
+                Some(reason("its last word"))
+            )
+        );
+        let wait = story.next_try().since(Timestamp(1_000));
+        assert!(wait >= MAX_RETRY / 5 * 4 && wait <= MAX_RETRY, "{wait:?}");
+        assert!(!story.handle(Input::News(did()), 2_000), "no news");
+        assert!(!story.handle(Input::Lost(did()), 2_000), "no news either");
+        let mirrored = Input::Mirrored {
+            peer: did(),
+            outcome: Outcome::Verified,
+        };
+        story.handle(mirrored, 3_000);
+        assert_eq!(story.health().state, PeerState::Revoked);
+        assert!(story.handle(Input::Refresh(None), 4_000), "but by hand");
+    }
+}
+
+#[test]
+fn news_during_the_pull_that_brings_the_revocation_bring_no_other() {
+    let mut story = Story::new();
+    assert!(!story.handle(Input::News(did()), 1));
+    assert!(!story.finish(Outcome::Revoked(reason("its last word")), 1_000));
 }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{FRONTIER_TYPE, FrontierLine, History, LogState, PresenceMark, SliceMark};
+use super::{FRONTIER_TYPE, FrontierLine, History, LogState, PresenceMark, SliceMark, revoked};
 use crate::did::Did;
 use crate::digest::Digest;
-use crate::document::{Presence, Slice};
+use crate::document::{Presence, Revocation, Slice};
 use crate::invariants;
 use crate::sign::{Document, DocumentError, Signed, Unverified};
 use crate::time::Timestamp;
@@ -215,6 +215,9 @@ pub enum PageError {
     /// A page that reaches the head ends with the current presence; this one does not.
     #[error("the page reaches the head but does not end with the current presence")]
     NoPresence,
+    /// The publisher's revocation is held, and the page brings something that is not.
+    #[error("{0} is revoked: nothing more by it is believed")]
+    Revoked(Did),
 }
 
 impl PageError {
@@ -240,6 +243,7 @@ impl PageError {
             Self::Ahead => "ahead_of_clock",
             Self::Expired(_) => "expired_presence",
             Self::NoPresence => "no_current_presence",
+            Self::Revoked(_) => "revoked",
         }
     }
 }
@@ -253,6 +257,8 @@ pub struct VerifiedPage {
     pub state: LogState,
     /// Whether the answerer knows of more than the page brought.
     pub behind: bool,
+    /// The publisher's last word, with which the page ends: to be kept once the lines are.
+    pub revocation: Option<Signed<Revocation>>,
 }
 
 impl VerifiedPage {
@@ -278,10 +284,16 @@ impl LogState {
         let last = lines.len();
         let mut broken = None;
         for (number, bytes) in lines.iter().enumerate() {
-            let line = Line::verify(bytes.clone()).map_err(|error| PageError::Document {
+            let unbelieved = |error| PageError::Document {
                 line: number + 1,
                 error,
-            })?;
+            };
+            if number + 1 == last && revoked::is_revocation(bytes) {
+                let word = Signed::verify(bytes.clone()).map_err(unbelieved)?;
+                page.revoke(word)?;
+                continue;
+            }
+            let line = Line::verify(bytes.clone()).map_err(unbelieved)?;
             page.of_this_log(&line)?;
             if let Some(held) = page.forks(&line) {
                 let shown = Box::new(line);
@@ -359,6 +371,8 @@ struct Judge<'a> {
     boundaries: BTreeMap<u64, Digest>,
     /// The last line, when it is a presence: judged after the page's slices.
     current: Option<Signed<Presence>>,
+    /// The last line, when it is the publisher's revocation: what stands before it is history.
+    revocation: Option<Signed<Revocation>>,
 }
 
 impl<'a> Judge<'a> {
@@ -372,7 +386,18 @@ impl<'a> Judge<'a> {
             seen: BTreeMap::new(),
             boundaries: BTreeMap::from([(before.size(), before.root())]),
             current: None,
+            revocation: None,
         }
+    }
+
+    /// V3: it ends the page, and is the publisher's own.
+    fn revoke(&mut self, word: Signed<Revocation>) -> Result<(), PageError> {
+        let (got, expected) = (word.did, self.state.publisher);
+        if got != expected {
+            return Err(PageError::Publisher { got, expected });
+        }
+        self.revocation = Some(word);
+        Ok(())
     }
 
     fn of_this_log(&self, line: &Line) -> Result<(), PageError> {
@@ -639,6 +664,13 @@ impl<'a> Judge<'a> {
         if self.state.awaits_anchor() {
             return Err(PageError::Frontier("no slice stands behind it"));
         }
+        if let Some(word) = self.revocation.take() {
+            // There is no current presence any more, nor anything behind this page.
+            return Ok(VerifiedPage {
+                revocation: Some(word),
+                ..self.page(false)
+            });
+        }
         let Some(current) = self.current.take() else {
             return if self.context.reaches_head {
                 Err(PageError::NoPresence)
@@ -713,6 +745,7 @@ impl<'a> Judge<'a> {
             lines: self.lines,
             state: self.state,
             behind,
+            revocation: None,
         }
     }
 }

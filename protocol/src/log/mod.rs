@@ -7,11 +7,13 @@
 mod follow;
 mod fork;
 mod frontier_line;
+mod revoked;
 mod write;
 
 pub use follow::{HeldDocument, Line, PageContext, PageError, Source, VerifiedPage, replay};
 pub use fork::{Conflict, conflict};
 pub use frontier_line::{FRONTIER_TYPE, FrontierLine, MAX_FRONTIER_BYTES};
+pub use revoked::last_word;
 pub use write::{Commit, CommitRequest, EntryDraft, PresenceFacts, first_presence};
 
 use serde::{Deserialize, Serialize};

@@ -10,4 +10,5 @@ mod forks;
 mod honest;
 mod laws;
 mod lies;
+mod revoked;
 mod scene;

@@ -5,12 +5,14 @@
 //!   publishers ──┐      ring of honest nodes, each also following two others at random
 //!   readers    ──┼──►   liars: followed by honest nodes, followers of some themselves
 //!   liars      ──┘      absentees: gone for good at half-time
+//!                       stolen ones: revoked at half-time, while a thief goes on signing
 //! ```
 //!
 //! Proved at every step: L1–L4 (by following at all), L5 and L6 at every node, also across restarts, F1 and
 //! F2 of every absent peer, and that each copy of a log is a prefix of what its publisher signed. Proved at
 //! the end: every honest node has every log whole, also those of the absentees; each follower of a liar calls
-//! it `stale`, each follower of an absentee `unreachable`, and every other peer is `healthy`.
+//! it `stale`, each follower of an absentee `unreachable`, and every other peer is `healthy`. Of who was revoked every honest
+//! node knows it, its followers call it `revoked`, and nobody holds more of its log than when it heard of it (V5).
 //!
 //! `HN_SEED=<n>` plays one seed again; a failure prints it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -31,6 +33,7 @@ const PUBLISHERS: usize = 6;
 const READERS: usize = 88;
 const LIARS: usize = 4;
 const ABSENTEES: usize = 4;
+const STOLEN: usize = 2;
 
 /// The network is bad for so long, in virtual milliseconds; then it heals.
 const TROUBLE_MS: u64 = 10 * 60_000;
@@ -59,7 +62,7 @@ fn a_hundred_nodes_converge_whatever_the_network_does() {
 #[test]
 fn a_seed_is_the_whole_story() {
     let tell = |seed| {
-        let mut network = Network::new(seed, [2, 8, 1, 1]);
+        let mut network = Network::new(seed, [2, 8, 1, 1, 1]);
         network.run(60_000, true);
         network.summary()
     };
@@ -68,19 +71,22 @@ fn a_seed_is_the_whole_story() {
 }
 
 fn play(seed: u64) {
-    let mut network = Network::new(seed, [PUBLISHERS, READERS, LIARS, ABSENTEES]);
+    let mut network = Network::new(seed, [PUBLISHERS, READERS, LIARS, ABSENTEES, STOLEN]);
     network.run(TROUBLE_MS / 2, true);
     network.leave(Role::Absentee);
+    network.revoke();
     network.run(TROUBLE_MS / 2, true);
     network.run(CALM_MS, false);
 
     network.assert_converged();
-    let mut seen = [0usize; 3];
+    assert!(network.assert_ended() > 0, "the thieves signed on");
+    let mut seen = [0usize; 4];
     for (follower, peer, role, health) in network.healths() {
         let (expected, column) = match role {
             Role::Liar => (PeerState::Stale, 0),
             Role::Absentee => (PeerState::Unreachable, 1),
             Role::Publisher | Role::Reader => (PeerState::Healthy, 2),
+            Role::Stolen => (PeerState::Revoked, 3),
         };
         seen[column] += 1;
         assert_eq!(

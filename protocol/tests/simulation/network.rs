@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use hn_protocol::did::Did;
+use hn_protocol::document::Revocation;
 use hn_protocol::federation::{Effect, Input, Outcome, PeerHealth, Reason};
 use hn_protocol::log::History;
+use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
 
 use crate::common::START;
@@ -25,6 +27,8 @@ pub enum Role {
     Liar,
     /// Publishes, and is gone for good after a while.
     Absentee,
+    /// Publishes; after a while its owner ends its DID, and a thief goes on signing on its machine.
+    Stolen,
 }
 
 /// All chance of a play: SplitMix64 from the seed.
@@ -101,9 +105,15 @@ pub struct Network {
 }
 
 impl Network {
-    /// `counts`: publishers, readers, liars, absentees.
-    pub fn new(seed: u64, counts: [usize; 4]) -> Self {
-        let roles = [Role::Publisher, Role::Reader, Role::Liar, Role::Absentee];
+    /// `counts`: publishers, readers, liars, absentees, stolen ones.
+    pub fn new(seed: u64, counts: [usize; 5]) -> Self {
+        let roles = [
+            Role::Publisher,
+            Role::Reader,
+            Role::Liar,
+            Role::Absentee,
+            Role::Stolen,
+        ];
         let roles = roles.into_iter().zip(counts);
         let roles: Vec<Role> = roles.flat_map(|(role, n)| vec![role; n]).collect();
         let nodes: Vec<Node> = (1u8..)
@@ -185,6 +195,21 @@ impl Network {
         for node in self.nodes.iter_mut().filter(|n| n.role == role) {
             node.running = false;
             node.gone = true;
+        }
+    }
+
+    /// The owners of the stolen machines tell one node each; the thieves go on.
+    pub fn revoke(&mut self) {
+        let stolen = self.nodes.iter().filter(|n| n.role == Role::Stolen);
+        let words: Vec<(Did, bytes::Bytes)> = stolen
+            .map(|node| {
+                let (did, at) = (node.did(), self.now);
+                let word = Signed::create(&Revocation { did, at }, &node.own.identity);
+                (did, word.expect("a revocation").bytes().clone())
+            })
+            .collect();
+        for (told, (did, word)) in words.iter().enumerate() {
+            self.nodes[told].end(*did, word);
         }
     }
 
@@ -388,7 +413,8 @@ impl Network {
     /// Every honest node that stayed holds every honest log as far as anybody can know it.
     pub fn assert_converged(&self) {
         let stays = |n: &&Node| matches!(n.role, Role::Publisher | Role::Reader);
-        for publisher in self.nodes.iter().filter(|n| n.role != Role::Liar) {
+        let honest = |n: &&Node| !matches!(n.role, Role::Liar | Role::Stolen);
+        for publisher in self.nodes.iter().filter(honest) {
             let did = publisher.did();
             let copies = || {
                 let stay = self.nodes.iter().filter(stays).filter(|n| n.did() != did);
@@ -406,6 +432,23 @@ impl Network {
                 assert_eq!(copy, Some(best), "the copy of {did} at {node}");
             }
         }
+    }
+
+    /// Every honest node that stayed knows of every end, and holds of that log what it held when it heard of it. How many
+    /// hold less than the thief has signed meanwhile.
+    pub fn assert_ended(&self) -> usize {
+        let stays = |n: &&Node| matches!(n.role, Role::Publisher | Role::Reader);
+        let mut shorter = 0;
+        for stolen in self.nodes.iter().filter(|n| n.role == Role::Stolen) {
+            let did = stolen.did();
+            for node in self.nodes.iter().filter(stays) {
+                assert!(node.ended.contains_key(&did), "{} of {did}", node.did());
+                node.assert_ended(&did);
+                let held = node.held[&did].state.size();
+                shorter += usize::from(held < stolen.own.log.state.size());
+            }
+        }
+        shorter
     }
 
     /// Every peer of every honest node that stayed: who, whom, what it is, how it stands.

@@ -9,7 +9,7 @@ use hn_protocol::digest::Digest;
 use hn_protocol::federation::PeerState;
 use hn_protocol::federation::{Effect, Federation, Input, Outcome, PeerHealth, Reason, Schedule};
 use hn_protocol::invariants::{is_extension, retry_is_due_in_time};
-use hn_protocol::log::{LogState, PageContext, Source, replay};
+use hn_protocol::log::{LogState, PageContext, Source, last_word, replay};
 use hn_protocol::time::Timestamp;
 
 use crate::common::{Journal, Page, Publisher, file};
@@ -25,8 +25,8 @@ const SCHEDULE: Schedule = Schedule {
 /// How far somebody's copy of a log reaches: size and presence sequence.
 pub type Extent = (u64, u64);
 
-/// What a follower asks a peer for: what it holds of each log.
-pub type Question = BTreeMap<Did, Extent>;
+/// What a follower asks a peer for: what it holds of each log, and whether it knows that it has ended.
+pub type Question = BTreeMap<Did, (Extent, bool)>;
 
 /// What a peer answers: a page of each log that it has more of.
 pub type Answer = Vec<(Did, Page)>;
@@ -35,6 +35,8 @@ pub struct Node {
     pub role: Role,
     pub own: Publisher,
     pub held: BTreeMap<Did, Journal>,
+    /// Revocations that are kept, with the log as it was held then.
+    pub ended: BTreeMap<Did, (Bytes, LogState)>,
     pub federation: Federation,
     pub peers: BTreeSet<Did>,
     /// Healths as they were saved: what a restart begins with.
@@ -53,6 +55,7 @@ impl Node {
             role,
             own: Publisher::new(n),
             held: BTreeMap::new(),
+            ended: BTreeMap::new(),
             federation: Federation::new(SCHEDULE, seed),
             peers: BTreeSet::new(),
             saved: BTreeMap::new(),
@@ -135,7 +138,7 @@ impl Node {
 
     pub fn question(&self) -> Question {
         self.logs()
-            .map(|(did, log)| (did, extent(&log.state)))
+            .map(|(did, log)| (did, (extent(&log.state), self.ended.contains_key(&did))))
             .collect()
     }
 
@@ -144,10 +147,18 @@ impl Node {
     pub fn answer(&self, question: &Question, chance: &mut Chance) -> Answer {
         let mut answer = Vec::new();
         for (did, log) in self.logs() {
-            let theirs = question.get(&did).copied().unwrap_or_default();
-            let own_lie = self.role == Role::Liar && did == self.did();
-            if own_lie || extent(&log.state) > theirs {
-                answer.push((did, log.page(theirs.0, PAGE_SLICES)));
+            let (theirs, ended) = question.get(&did).copied().unwrap_or_default();
+            // A thief shows what he signs to whoever asks.
+            let bad = matches!(self.role, Role::Liar | Role::Stolen);
+            let own_lie = bad && did == self.did();
+            let word = self.ended.get(&did).map(|(word, _)| word);
+            if own_lie || (!ended && (word.is_some() || extent(&log.state) > theirs)) {
+                let mut page = log.page(theirs.0, PAGE_SLICES);
+                if let (Some(word), true) = (word, page.reaches_head) {
+                    page.lines.pop();
+                    page.lines.push(word.clone());
+                }
+                answer.push((did, page));
             }
         }
         if self.role == Role::Liar {
@@ -176,20 +187,59 @@ impl Node {
                 },
                 reaches_head: page.reaches_head,
             };
-            let verified = held
-                .state
-                .follow(&page.lines, context, held)
-                .map_err(|error| {
-                    Outcome::Refused(Reason {
-                        code: error.code().into(),
-                        detail: error.to_string(),
-                    })
-                })?;
-            assert!(is_extension(&held.state, &verified.state), "L6");
-            more |= verified.behind;
-            held.keep(verified.lines, verified.state);
+            let known = self.ended.contains_key(&publisher);
+            let verified = held.state.follow(&page.lines, context, held);
+            let verified = match verified {
+                Ok(page) if known => page.after_revocation(),
+                verified => verified,
+            };
+            // V4: it counts whatever the rest is worth, and V5: the lines before it first.
+            let word = last_word(&page.lines, &publisher);
+            let refused = match verified {
+                Ok(verified) => {
+                    assert!(is_extension(&held.state, &verified.state), "L6");
+                    more |= verified.behind;
+                    held.keep(verified.lines, verified.state);
+                    None
+                }
+                Err(error) => Some(Reason {
+                    code: error.code().into(),
+                    detail: error.to_string(),
+                }),
+            };
+            if let Some(word) = word {
+                self.end(publisher, word.bytes());
+            }
+            self.assert_ended(&publisher);
+            match refused {
+                Some(reason) if !self.ended.contains_key(&publisher) => {
+                    return Err(Outcome::Refused(reason));
+                }
+                _ => {}
+            }
+        }
+        if self.ended.contains_key(&peer) {
+            return Err(Outcome::Revoked(Reason {
+                code: "revoked".into(),
+                detail: "its last word".into(),
+            }));
         }
         Ok(more)
+    }
+
+    /// The revocation of `publisher` is kept; the first one stays.
+    pub fn end(&mut self, publisher: Did, word: &Bytes) {
+        let held = self.held.entry(publisher);
+        let held = held.or_insert_with(|| Journal::empty(publisher));
+        let ended = self.ended.entry(publisher);
+        ended.or_insert_with(|| (word.clone(), held.state.clone()));
+    }
+
+    /// V5: nothing moves a log whose revocation is held.
+    pub fn assert_ended(&self, publisher: &Did) {
+        if let Some((_, state)) = self.ended.get(publisher) {
+            assert_eq!(&self.held[publisher].state, state, "V5");
+        }
     }
 }
 
@@ -210,8 +260,14 @@ fn lie(page: &mut Page, chance: &mut Chance) {
         1 => {
             let text = String::from_utf8_lossy(&page.lines[at]).into_owned();
             let other = Digest::of(b"a lie").to_string();
-            let from = text.find("_root\":\"").expect("every line has a root") + 8;
-            page.lines[at] = format!("{}{other}{}", &text[..from], &text[from + 64..]).into();
+            match text.find("_root\":\"").map(|at| at + 8) {
+                Some(from) => {
+                    page.lines[at] =
+                        format!("{}{other}{}", &text[..from], &text[from + 64..]).into();
+                }
+                // A revocation has none: it is held back.
+                None => drop(page.lines.remove(at)),
+            }
         }
         _ => {
             page.lines.clear();

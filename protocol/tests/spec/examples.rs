@@ -170,6 +170,16 @@ fn examples_are_what_the_code_makes() {
     let text: String = lines.map(|line| format!("{line}\n")).collect();
     promised("examples/page.ndjson", &text);
     files.push("page.ndjson".into());
+    let ended: Vec<&str> = text.lines().collect();
+    let last = canonical::to_vec(&examples()["revocation@1.json"]).unwrap();
+    let ended = [
+        &ended[..ended.len() - 1],
+        &[std::str::from_utf8(&last).unwrap()],
+    ]
+    .concat();
+    let text: String = ended.iter().map(|line| format!("{line}\n")).collect();
+    promised("examples/page.revoked.ndjson", &text);
+    files.push("page.revoked.ndjson".into());
     for entry in std::fs::read_dir(spec("examples")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(

@@ -4,7 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hn_protocol::canonical;
+use hn_protocol::document::Revocation;
 use hn_protocol::log::{Line, PageContext, Source};
+use hn_protocol::sign::Signed;
 use hn_protocol::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -296,6 +298,11 @@ fn pages() -> Vec<Lie> {
         ..lie(name, page)
     };
     let zeros = json!("00".repeat(32));
+    let word = |n: u8| {
+        let did = identity(n).did();
+        let word = Signed::create(&Revocation { did, at: START }, &identity(n)).unwrap();
+        word.bytes().clone()
+    };
     let mut bob = Publisher::new(2);
     bob.commit(vec![file("x")]);
     let mut many = Publisher::new(1);
@@ -305,6 +312,19 @@ fn pages() -> Vec<Lie> {
     let ahead = START.0 + DAY_MS;
     vec![
         lie("the log of another publisher", bob.log.page(0, 64)),
+        lie("the revocation of another DID at the end", with(4, word(2))),
+        lie(
+            "a revocation in her name that another signed",
+            with(
+                4,
+                signed(&word(2), &identity(2), put("did", json!(identity(1).did()))),
+            ),
+        ),
+        lie("a revocation before the end", {
+            let mut page = whole.clone();
+            page.lines.insert(2, word(1));
+            page
+        }),
         lie("another epoch", with(1, own(1, &put("epoch", json!(1))))),
         lie("a slice left out", many),
         lie(

@@ -49,6 +49,7 @@ impl Source for Arc<Sizes> {
             log_root: Digest::of(b"root"),
             head: None,
             presence: None,
+            revoked: false,
         })
     }
 }
