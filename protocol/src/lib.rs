@@ -11,6 +11,7 @@
 //! | [`proof`] | that an entry stands in a log, for a reader who has only the DID |
 //! | [`recovery`] | whether our own log may be signed upon |
 //! | [`federation`] | which peer is asked when, and what its state is |
+//! | [`invite`] | invitations: the line that people send, and both sides of an introduction |
 //! | [`invariants`] | the numbered laws of `spec/`, used by every level of test |
 //! | [`time`], [`digest`] | values |
 //!
@@ -22,6 +23,7 @@ pub mod digest;
 pub mod document;
 pub mod federation;
 pub mod invariants;
+pub mod invite;
 pub mod log;
 pub mod merkle;
 pub mod proof;
