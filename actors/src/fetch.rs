@@ -1,6 +1,8 @@
 //! Asking other nodes over HTTP: every answer bounded in bytes and time, no redirects, no proxies, and no
 //! internal address unless the operator typed it (design 13).
 
+mod post;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -9,6 +9,7 @@ mod batch;
 mod connections;
 mod federate;
 mod forks;
+pub mod friends;
 mod guard;
 mod heads;
 mod openapi;
@@ -153,6 +154,8 @@ pub struct GatewayState {
     pub listeners: Recipient<GetListeners>,
     /// How much may be mirrored.
     pub mirror_limits: MirrorLimits,
+    /// Friends and invitations.
+    pub friends: friends::FriendLinks,
     /// How much is under way.
     pub admission: Admission,
 }
@@ -305,6 +308,7 @@ impl Handler<Serve> for Gateway {
                 .configure(open_routes)
                 .configure(admin::routes)
                 .configure(own_log::routes)
+                .configure(friends::routes)
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)

@@ -127,7 +127,8 @@ impl RosterFile {
 
     /// Takes every right of this DID away; false when it had none. Durable when it returns.
     pub fn remove_friend(&mut self, did: &Did) -> Result<bool, RosterError> {
-        if self.friend(did).is_none() {
+        // A file that cannot be read is refused by the edit, whoever stands in the last good one.
+        if self.error.is_none() && self.friend(did).is_none() {
             return Ok(false);
         }
         self.edit("friend", |friends| {
