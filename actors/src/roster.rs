@@ -241,6 +241,7 @@ impl RosterFile {
         let mut document: DocumentMut = text
             .parse()
             .map_err(|e: toml_edit::TomlError| self.form(e.to_string()))?;
+        let was_empty = document.is_empty();
         let tables = document
             .entry(kind)
             .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
@@ -250,6 +251,9 @@ impl RosterFile {
             ))
         })?;
         change(tables);
+        if was_empty {
+            keep_heading(&mut document, kind);
+        }
         let text = document.to_string();
         // What is written has to be read again.
         if text.len() as u64 > MAX_BYTES {
@@ -363,6 +367,18 @@ pub fn is_base_url(url: &Url) -> bool {
         && url.username().is_empty()
         && url.password().is_none()
         && url.fragment().is_none()
+}
+
+/// What a person wrote into a file without any table stays above the first one.
+fn keep_heading(document: &mut DocumentMut, kind: &str) {
+    let heading = document.trailing().as_str().unwrap_or_default().to_owned();
+    let tables = document
+        .get_mut(kind)
+        .and_then(Item::as_array_of_tables_mut);
+    if let Some(first) = tables.and_then(|tables| tables.get_mut(0)) {
+        first.decor_mut().set_prefix(heading);
+        document.set_trailing("");
+    }
 }
 
 /// Changes the table of this DID; a new one where there is none.

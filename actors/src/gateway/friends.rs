@@ -113,7 +113,12 @@ fn introduction(body: &[u8]) -> Result<Introduction, Problem> {
         let detail = format!("at most {MAX_INTRODUCTION} bytes");
         return Err(Problem::new("body_too_large", detail));
     }
-    let body: IntroductionBody = canonical::from_slice(body)?;
+    let body = canonical::parse(body)?;
+    // serde would take an array of the members as well.
+    let body = Some(body).filter(Value::is_object);
+    let body = body.ok_or_else(|| Problem::new("invalid_json", "the body is no object"))?;
+    let body: IntroductionBody = serde_json::from_value(body)
+        .map_err(|error| Problem::new("invalid_json", error.to_string()))?;
     let url = body.url.as_deref().map(base_url).transpose()?;
     let token = token(&body.token)?;
     Ok(Introduction { token, url })
@@ -377,7 +382,7 @@ impl From<InviteError> for Problem {
             InviteRefusal::Unknown => Self::new("unknown_invite", detail).remedy(ask),
             InviteRefusal::Expired => Self::new("invite_expired", detail).remedy(ask),
             InviteRefusal::Used => Self::new("invite_used", detail).remedy(ask),
-            InviteRefusal::TooManyRequests => Self::new("too_many_requests", detail),
+            InviteRefusal::TooManyRequests => Self::new("requests_full", detail),
             InviteRefusal::TooManyInvites => Self::new("too_many_invites", detail)
                 .remedy("hn mcp invite --withdraw takes back those that nobody came with"),
         }
@@ -431,6 +436,7 @@ mod tests {
         for (body, code) in [
             (String::new(), "invalid_json"),
             ("[]".into(), "invalid_json"),
+            (format!(r#"["{TOKEN}",null]"#), "invalid_json"),
             ("{}".into(), "invalid_json"),
             (r#"{"token":7}"#.into(), "invalid_json"),
             (format!(r#"{{"token":"{TOKEN}","a":1}}"#), "invalid_json"),

@@ -140,7 +140,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("artifact_mismatch", 502, "What came is not the artifact"),
     ("source_failed", 502, "No peer gave the artifact"),
     (
-        "too_many_requests",
+        "requests_full",
         503,
         "Too many requests wait for the operator",
     ),

@@ -6,7 +6,6 @@ use std::io::{self, IsTerminal};
 use clap::Args;
 use hn_actors::roster::Right;
 use hn_protocol::invite::Invite;
-use hn_protocol::time::Timestamp;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use reqwest::{Method, Url};
@@ -119,11 +118,13 @@ pub async fn invite(ctx: &Context, arguments: InviteArguments) -> Result<Outcome
     let invite: Invite = line.parse().map_err(|error| {
         CliError::failed("bad_answer", format_args!("the node's invite: {error}"))
     })?;
-    let draws = match ctx.format {
-        Format::Text => arguments.qr || io::stdout().is_terminal(),
-        Format::Json => arguments.qr,
+    let terminal = ctx.format == Format::Text && io::stdout().is_terminal();
+    let code = if arguments.qr || terminal {
+        Some(drawn(&line)?)
+    } else {
+        None
     };
-    let code = if draws { Some(drawn(&line)?) } else { None };
+    let code = code.filter(|code| arguments.qr || fits(code));
     match (ctx.format, code) {
         (Format::Json, code) => {
             if let Some(code) = code {
@@ -135,12 +136,10 @@ pub async fn invite(ctx: &Context, arguments: InviteArguments) -> Result<Outcome
         (Format::Text, None) => output::print(&format!("{line}\n"))?,
         (Format::Text, Some(code)) => output::print(&format!("{line}\n\n{code}\n"))?,
     }
-    let expires_at = answer["expires_at"].as_str().unwrap_or_default();
-    let now = ctx.clock()?.now();
     if ctx.format == Format::Text {
+        let until = answer["expires_at"].as_str().unwrap_or_default();
         eprintln!(
-            "whoever comes first with it asks to be your friend, and you say yes by `hn mcp allow`; {}",
-            until(expires_at, now)
+            "good until {until}; who comes first with it shows in `hn status`, and `hn mcp allow` says yes"
         );
     }
     if let Some(problem) = unreachable(invite.url.as_str()) {
@@ -154,16 +153,6 @@ pub async fn invite(ctx: &Context, arguments: InviteArguments) -> Result<Outcome
         );
     }
     Ok(Outcome::Done)
-}
-
-fn until(expires_at: &str, now: Timestamp) -> String {
-    match expires_at.parse::<Timestamp>() {
-        Ok(end) => format!(
-            "it is good for {}",
-            output::duration(end.since(now).as_secs())
-        ),
-        Err(_) => format!("it is good until {expires_at}"),
-    }
 }
 
 async fn withdraw(ctx: &Context) -> Result<Outcome, CliError> {
@@ -192,6 +181,18 @@ fn drawn(line: &str) -> Result<String, CliError> {
         .light_color(Dense1x2::Dark)
         .build();
     Ok(drawn)
+}
+
+/// Whether the terminal is wide enough; broken lines are no QR code.
+fn fits(code: &str) -> bool {
+    let needed = code.lines().next().map_or(0, |line| line.chars().count());
+    match comfy_table::Table::new().width() {
+        Some(columns) if usize::from(columns) < needed => {
+            eprintln!("the QR code needs {needed} columns, and the terminal has {columns}");
+            false
+        }
+        _ => true,
+    }
 }
 
 /// Why others cannot reach a URL, where that can be seen from it.

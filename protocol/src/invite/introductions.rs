@@ -57,6 +57,7 @@ pub struct Introducing {
     /// Since when.
     pub since: Timestamp,
     /// How far.
+    #[serde(rename = "state")]
     pub stage: Stage,
     /// Why it was refused: the inviter's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
