@@ -425,7 +425,7 @@ async fn who_came_with_an_invite_waits_until_the_operator_has_decided() {
     let allowed = alice.ok(&["mcp", "allow", &bob, "relay"]).await;
     assert_eq!(allowed["request"], true);
     alice.restart().await;
-    assert_eq!(waiting(&alice.status().await), [carol.clone()]);
+    assert_eq!(waiting(&alice.status().await), std::slice::from_ref(&carol));
     let dismissed = alice.ok(&["mcp", "allow", &carol, "none"]).await;
     assert_eq!(
         (&dismissed["request"], &dismissed["removed"]),
