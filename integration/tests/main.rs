@@ -7,6 +7,7 @@
 //! | `mirror` | artifacts come many at once, from whoever has them, within their bounds |
 //! | `holders` | what a peer says of the logs of others is judged log by log |
 //! | `forks` | a publisher that signs two logs is proved, told of, and ended by the operator alone |
+//! | `friends` | an invite survives everything, and the operator's word is what the roster says |
 //! | `own_log` | a home from an old disk is completed by its followers before it signs |
 //! | `bodies` | what no parser should read is refused on the socket too |
 //! | `crash` | a crash at any point loses nothing that was acknowledged |
@@ -35,6 +36,7 @@ mod cli_contract;
 mod crash;
 mod federation;
 mod forks;
+mod friends;
 mod gateway;
 mod holders;
 mod home;

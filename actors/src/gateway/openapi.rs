@@ -12,8 +12,8 @@ use utoipa_swagger_ui::SwaggerUi;
 use super::access::{self, Access};
 use super::problem::ProblemDocument;
 use super::{
-    artifact, batch, federate, forks, heads, hosted, presence, proof, read, revocation, status,
-    watch,
+    artifact, batch, federate, forks, friends, heads, hosted, presence, proof, read, revocation,
+    status, watch,
 };
 use crate::pull::HeldLogHead;
 use crate::watch::NewHead;
@@ -25,7 +25,7 @@ use crate::watch::NewHead;
         status::healthz, status::readyz,
         presence::own, presence::well_known, presence::of, presence::by_digest, presence::own_document, presence::resolve,
         federate::offers, federate::index, heads::peers, forks::forks, proof::get, watch::watch,
-        artifact::get, batch::artifacts, hosted::publish, hosted::put_artifact, revocation::tell,
+        artifact::get, batch::artifacts, hosted::publish, hosted::put_artifact, revocation::tell, friends::request,
     ),
     components(schemas(revocation::Told, HeldLogHead, NewHead, ProblemDocument<'static>))
 )]
@@ -89,7 +89,7 @@ fn complete(path: &str, item: &mut Value) {
         match access {
             // A signature opens what a gate closes to strangers; without one it may be open as well.
             Access::Gated(_) => operation["security"] = json!([{}, {"signature": []}]),
-            Access::Signed(_) | Access::Named => {
+            Access::Signed(_) | Access::Named(_) => {
                 operation["security"] = json!([{"signature": []}]);
             }
             Access::Open | Access::Operator => {}
@@ -145,7 +145,10 @@ fn body(operation: &mut Value) {
 fn responses(operation: &mut Value, access: Access) {
     let takes_body = operation.get("requestBody").is_some();
     let mut added: Vec<(&str, &str)> = COMMON.to_vec();
-    if matches!(access, Access::Gated(_) | Access::Signed(_) | Access::Named) {
+    if matches!(
+        access,
+        Access::Gated(_) | Access::Signed(_) | Access::Named(_)
+    ) {
         added.push(UNAUTHORIZED);
         added.push(FORBIDDEN);
     }
