@@ -369,8 +369,11 @@ pub fn next_steps(state: &GatewayState) -> Vec<Value> {
     let requests = state.friends.invites.requests();
     for request in requests.iter().take(SHOWN) {
         let did = request.did;
-        let text = format!("{} came with an invite and waits", did.short());
-        let command = format!("hn mcp allow {did} read,relay --friend, or hn mcp allow {did} none");
+        let text = format!(
+            "{} came with an invite and waits; `none` for RIGHTS dismisses them",
+            did.short()
+        );
+        let command = format!("hn mcp allow {did} RIGHTS --friend");
         steps.push(step(text, command));
     }
     if let Some(more) = requests.len().checked_sub(SHOWN).filter(|more| *more > 0) {

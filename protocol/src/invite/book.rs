@@ -138,7 +138,9 @@ impl InviteBook {
         let token = said.token.digest();
         let waiting = self.requests.iter_mut().find(|known| known.did == caller);
         if let Some(waiting) = waiting.filter(|known| known.invite == token) {
-            waiting.url.clone_from(&said.url);
+            if said.url.is_some() {
+                waiting.url.clone_from(&said.url);
+            }
             return Ok(Introduced::Pending);
         }
         let invites = &mut self.invites;

@@ -166,6 +166,8 @@ fn an_invite_is_used_by_the_first_who_comes() {
     assert_eq!(come(&mut book, 2, later(1)), Ok(Introduced::Pending));
     let first = book.clone();
     assert_eq!(come(&mut book, 2, later(9)), Ok(Introduced::Pending));
+    let silent = book.introduce(did(2), &said(1, None), false, later(9));
+    assert_eq!(silent, Ok(Introduced::Pending));
     assert_eq!(book, first, "again is no news, and is not younger");
     assert_eq!(come(&mut book, 3, later(2)), Err(InviteRefusal::Used));
     let long_after = NOW.plus(MONTH).plus(MONTH);
