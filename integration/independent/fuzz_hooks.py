@@ -27,6 +27,7 @@ schemathesis.openapi.format(
     "did-hn",
     st.one_of(st.sampled_from([AUDIENCE, did_of(KEY)]), st.binary(min_size=32, max_size=32).map(keys)),
 )
+schemathesis.openapi.format("base-url", st.sampled_from(["https://bob.example.net", "http://127.0.0.1:7733/mcp"]))
 schemathesis.openapi.format("decimal", st.integers(min_value=0, max_value=10**15 - 1).map(str))
 
 

@@ -101,6 +101,7 @@ async fn a_fuzzer_finds_no_answer_that_the_openapi_does_not_say() {
         .env("SCHEMATHESIS_HOOKS", "fuzz_hooks")
         .env("HN_FUZZ_SEED", hex(&SEED))
         .env("HN_FUZZ_BASE", alice.base_url())
+        .args(["--config-file", "schemathesis.toml"])
         .args(["run", &format!("{}/openapi.json", alice.base_url())])
         // A stream has no end to wait for; watch:: has its tests.
         .args([

@@ -79,15 +79,20 @@ pub fn routes(config: &mut web::ServiceConfig) {
         );
 }
 
-#[derive(Deserialize)]
+/// Who comes with an invite.
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct IntroductionBody {
+pub struct IntroductionBody {
+    /// The invite's token: 16 bytes, unpadded base64url.
+    #[schema(pattern = "^[A-Za-z0-9_-]{21}[AQgw]$")]
     token: String,
+    /// The base URL of the caller's own node, for people to look at.
+    #[schema(format = "base-url")]
     url: Option<String>,
 }
 
 /// Comes with an invite, and asks to be let in: the operator decides what the caller may do.
-#[utoipa::path(post, path = "/federate/requests", tag = "federate", request_body(content = String, content_type = "application/json", description = "`{\"token\",\"url\"?}`: the invite's token, and where the caller is"), responses(
+#[utoipa::path(post, path = "/federate/requests", tag = "federate", request_body(content = IntroductionBody, content_type = "application/json"), responses(
     (status = 200, description = "The caller is a friend already", body = RequestStatus),
     (status = 202, description = "The operator is asked", body = RequestStatus)))]
 pub async fn request(

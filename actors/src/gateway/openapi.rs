@@ -130,13 +130,14 @@ fn parameters(operation: &mut Value) {
     }
 }
 
-/// Bodies are bytes, whatever the media type; that an empty one is as good is said by the handler's type.
+/// A body that is no JSON is bytes; that an empty one is as good is said by the handler's type.
 fn body(operation: &mut Value) {
     let content = operation
         .get_mut("requestBody")
         .and_then(|body| body.get_mut("content"))
         .and_then(Value::as_object_mut);
-    for (_, media) in content.into_iter().flatten() {
+    let media = content.into_iter().flatten();
+    for (_, media) in media.filter(|(name, _)| *name != "application/json") {
         media["schema"] = json!({"type": "string", "format": "binary"});
     }
 }

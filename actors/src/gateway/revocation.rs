@@ -41,7 +41,7 @@ pub fn operator_routes(config: &mut web::ServiceConfig) {
 
 /// Tells this node that a DID has ended.
 #[utoipa::path(post, path = "/revocation", tag = "presence",
-    request_body(content = String, content_type = "application/json", description = "One revocation@1, at most 4 KiB"), responses(
+    request_body(content = Object, content_type = "application/json", description = "One revocation@1, at most 4 KiB"), responses(
     (status = 200, description = "Durable, and believed from now on or already", body = Told),
     (status = 400, description = "No revocation@1, or not by the DID that it names"),
     (status = 404, description = "A DID that this node has nothing to do with"),
