@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use hn_protocol::did::Did;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hn_protocol::did::{Did, Identity, SecretSeed};
 use hn_protocol::time::Timestamp;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rustix::process::{Pid, Signal, kill_process};
@@ -398,6 +400,16 @@ impl Node {
     /// Where the gateway listens, or listened last.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The key of its home, which lies there in plain.
+    pub fn identity(&self) -> Identity {
+        let path = self.home.join("identities/node/secret.json");
+        let secret: Value =
+            serde_json::from_slice(&fs::read(path).expect("a secret")).expect("JSON");
+        let seed = secret["seed"].as_str().expect("a plain seed");
+        let seed = URL_SAFE_NO_PAD.decode(seed).expect("base64url");
+        SecretSeed::from_bytes(seed.try_into().expect("32 bytes")).identity()
     }
 
     /// The folder of the home.

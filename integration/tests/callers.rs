@@ -129,7 +129,7 @@ async fn a_fuzzer_finds_no_answer_that_the_openapi_does_not_say() {
     }
     assert!(!alice.stderr().contains("panicked"), "{}", alice.stderr());
     let memory = alice
-        .metric("hn_resident_memory_bytes")
+        .metric("process_resident_memory_bytes")
         .await
         .expect("it is counted");
     assert!(memory < MEMORY, "{memory}");

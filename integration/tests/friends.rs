@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use hn_integration::caller::Caller;
 use hn_integration::cluster::Node;
 use hn_integration::converge::{SOON, eventually, same};
 use hn_integration::fault::Fault;
@@ -514,4 +515,57 @@ async fn a_damaged_file_is_set_aside_and_said_and_the_node_serves() {
     alice.restart().await;
     let friends = alice.try_admin("/admin/friends").await.unwrap();
     assert_eq!(friends["invites_open"], 1);
+}
+
+/// ```text
+///   alice ──invite, by chat──► bob ──signed introduction──► alice: allow ──► bob publishes at alice's
+/// ```
+#[tokio::test]
+async fn an_invite_brings_a_signed_request_and_a_yes_opens_the_gate() {
+    let (alice, bob) = (
+        crate::signed::awake("alice").await,
+        crate::signed::awake("bob").await,
+    );
+    let bobs = Caller::with(bob.identity(), &alice);
+    let refused = bobs.publish(&[]).refused().await;
+    assert_eq!(refused, (403, "gate_denied".into()), "a stranger");
+    let invite = alice.ok(&["mcp", "invite"]).await["invite"].clone();
+    let invite = invite.as_str().unwrap();
+    bob.ok(&["mcp", "federate", "add", invite, "--alias", "alice"])
+        .await;
+    let request = eventually(SOON, "alice sees bob's request", async || {
+        let requests = alice.status().await["requests"].clone();
+        match requests.as_array().and_then(|all| all.first()) {
+            Some(request) => Ok(request.clone()),
+            None => Err(requests.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(request["did"], bob.did().to_string());
+    assert_eq!(request["url"], bob.base_url());
+    // The invite is bob's now: nobody else comes with it.
+    let eve = Caller::stranger(&alice);
+    let token = invite.split('#').nth(1).unwrap();
+    let come = eve
+        .ask(reqwest::Method::POST, "/federate/requests")
+        .content(serde_json::json!({ "token": token }).to_string());
+    assert_eq!(come.refused().await, (403, "invite_used".into()));
+    let (status, _) = bobs.publish(&[]).answer().await;
+    assert_eq!(status, 403, "an invite is no yes");
+    alice
+        .ok(&["mcp", "allow", &bob.did().to_string(), "relay", "--friend"])
+        .await;
+    let (status, answer) = bobs.publish(&[]).answer().await;
+    assert_eq!(status, 200, "{answer}");
+    let settled = alice.status().await;
+    assert_eq!(settled["requests"], serde_json::json!([]));
+    assert_eq!(
+        settled["friends"][0]["rights"],
+        serde_json::json!(["relay"])
+    );
+
+    let large = eve
+        .ask(reqwest::Method::POST, "/federate/requests")
+        .content(vec![b' '; 4096]);
+    assert_eq!(large.refused().await, (413, "body_too_large".into()));
 }

@@ -8,7 +8,7 @@ use hn_integration::hostile::Author;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::signed::{awake, past_start};
 
@@ -194,26 +194,13 @@ async fn what_is_not_the_callers_own_or_breaks_a_rule_is_refused_whole() {
     assert_eq!(wrong.refused().await, (401, "signature_digest".into()));
 
     // The node's own key publishes over the socket alone.
-    let seed = std::fs::read(host.home().join("identities/node/secret.json")).unwrap();
-    let seed: Value = serde_json::from_slice(&seed).unwrap();
-    let own = own_identity(&seed);
-    assert_eq!(own.did(), host.did());
-    let own = Caller::with(own, &host);
+    let own = Caller::with(host.identity(), &host);
     host.ok(&["policy", "gate", "set", "publish.hosted", "--mode", "allow"])
         .await;
     assert_eq!(
         own.publish(&all(&eve)).refused().await,
         (403, "own_publisher".into())
     );
-}
-
-fn own_identity(secret: &Value) -> hn_protocol::did::Identity {
-    use base64::Engine;
-    let text = secret["seed"].as_str().expect("a plain seed");
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(text)
-        .unwrap();
-    hn_protocol::did::SecretSeed::from_bytes(bytes.try_into().unwrap()).identity()
 }
 
 #[tokio::test]

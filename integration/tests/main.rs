@@ -20,6 +20,7 @@
 //! | `callers` | a client in another language is taken, and a fuzzer finds nothing that `/openapi.json` does not say |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
+//! | `policy` | gates decide, say why, and close when their policy is not to be trusted |
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
 //! | `hosted` | logs of publishers without a server are taken from them alone, and served while they sleep |
 //! | `home` | one home: one node, its version, its disk, its configuration |
@@ -44,6 +45,7 @@ mod hosted;
 mod independent;
 mod mirror;
 mod own_log;
+mod policy;
 mod proof;
 mod prune;
 mod recovery;

@@ -224,8 +224,8 @@ async fn ten_thousand_nonces_at_once_are_refused_and_cost_others_nothing() {
     assert_eq!(refused, (503, "too_many_signatures".into()));
     let carol = Caller::stranger(&alice);
     assert_eq!(carol.get("/federate/peers").send().await.status(), 200);
-    let memory = alice.metric("hn_resident_memory_bytes").await;
-    assert!(memory.is_none_or(|bytes| bytes < 200e6), "{memory:?}");
+    let memory = alice.metric("process_resident_memory_bytes").await;
+    assert!(memory.is_some_and(|bytes| bytes < 200e6), "{memory:?}");
 }
 
 #[tokio::test]

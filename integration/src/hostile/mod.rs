@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::log::now;
-pub use author::Author;
+pub use author::{Author, sign};
 pub use evidence::{Forgery, proof};
 pub use lie::Lie;
 pub use stream::Streaming;
