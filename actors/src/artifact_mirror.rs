@@ -177,7 +177,7 @@ pub struct FetchArtifact {
     /// Which.
     pub digest: Digest,
     /// From where, in this order.
-    pub sources: Vec<(Url, Trust)>,
+    pub sources: Vec<Holder>,
 }
 
 /// What a mirror run did.
@@ -403,10 +403,8 @@ impl Worker {
     async fn fetch_one(self, job: FetchArtifact) -> Result<Staged, MirrorError> {
         let mut first = None;
         let target = self.shelf.own().clone();
-        for (base, trust) in &job.sources {
-            let download = self
-                .downloads
-                .download(&target, base, *trust, &job.digest, None);
+        for holder in &job.sources {
+            let download = self.downloads.download(&target, holder, &job.digest, None);
             match download.await {
                 Ok(staged) => return Ok(staged),
                 Err(error) if error.is_local() => return Err(error),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 
-pub use self::listed::{Listed, listed};
+pub use self::listed::{Listed, entries_of, listed};
 pub use self::unnamed::Sweeper;
 use self::unsettled::Unsettled;
 pub use self::usage::Usage;

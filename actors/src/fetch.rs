@@ -1,20 +1,27 @@
 //! Asking other nodes over HTTP: every answer bounded in bytes and time, no redirects, no proxies, and no
-//! internal address unless the operator typed it (design 13).
+//! internal address unless the operator typed it (design 13). Where a node asks who it is, requests are signed.
+
+mod signed;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use hn_protocol::did::Did;
 use hn_protocol::document::parse_cursor;
+use hn_protocol::request::BodyProof;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     HeaderMap, HeaderName, IF_NONE_MATCH, LINK, RANGE,
 };
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use url::Url;
+
+use self::signed::Gated;
+pub use self::signed::{Signer, Taken};
 
 /// What a node that recovers its own log says with its answers (`spec/http.md`).
 pub const LOG_STATE: HeaderName = HeaderName::from_static("hn-log-state");
@@ -116,6 +123,8 @@ pub struct Answer {
 #[derive(Clone)]
 pub struct Fetch {
     inner: Arc<Inner>,
+    /// Whom signed requests are for; without one nothing is signed.
+    audience: Option<Did>,
 }
 
 struct Inner {
@@ -124,20 +133,25 @@ struct Inner {
     patience: Duration,
     operator: OnceLock<Client>,
     stranger: OnceLock<Client>,
+    signer: Option<Signer>,
+    gated: Gated,
 }
 
 impl Fetch {
-    /// `patience`: how long headers may take, and the head start of a slow body.
+    /// `patience`: how long headers may take, and the head start of a slow body. Without a `signer` nothing is signed.
     #[must_use]
-    pub fn new(private_allowed: bool, patience: Duration) -> Self {
+    pub fn new(private_allowed: bool, patience: Duration, signer: Option<Signer>) -> Self {
         let inner = Inner {
             private_allowed,
             patience,
             operator: OnceLock::new(),
             stranger: OnceLock::new(),
+            signer,
+            gated: Gated::default(),
         };
         Self {
             inner: Arc::new(inner),
+            audience: None,
         }
     }
 
@@ -150,13 +164,7 @@ impl Fetch {
         max: usize,
     ) -> Result<Answer, FetchError> {
         let mut body = self.open(url, trust, etag).await?;
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = body.chunk().await? {
-            if bytes.len() + chunk.len() > max {
-                return Err(FetchError::TooLarge(max));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
+        let bytes = body.whole(max).await?;
         Ok(Answer {
             status: body.response.status(),
             next: next_query(body.response.headers()),
@@ -171,7 +179,7 @@ impl Fetch {
                 .headers()
                 .get(LOG_STATE)
                 .is_some_and(|state| state.as_bytes() == b"recovering"),
-            body: bytes.freeze(),
+            body: bytes,
         })
     }
 
@@ -201,6 +209,8 @@ impl Fetch {
         Ok(length.and_then(|length| length.to_str().ok()?.parse().ok()))
     }
 
+    /// Asks; where the answer is that only signed requests are read (401), once more with a signature, and from then on at
+    /// once.
     async fn ask(
         &self,
         method: Method,
@@ -208,55 +218,71 @@ impl Fetch {
         trust: Trust,
         header: Option<(HeaderName, String)>,
     ) -> Result<Body, FetchError> {
-        self.check(url, trust)?;
         let is_range = header.as_ref().is_some_and(|(name, _)| *name == RANGE);
-        let mut request = self
-            .client(trust)?
-            .request(method, url.clone())
-            .header(ACCEPT_ENCODING, "identity");
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
-        }
-        let started = Instant::now();
+        let request = || -> Result<RequestBuilder, FetchError> {
+            let request = self.request(method.clone(), url, trust)?;
+            Ok(match &header {
+                Some((name, value)) => request.header(name, value),
+                None => request,
+            })
+        };
         let patience = self.inner.patience;
-        let response = tokio::time::timeout(patience, request.send())
+        let signs_at_once = self.is_gated(url);
+        let mut first = request()?;
+        if signs_at_once {
+            first = self.sign(first, &method, url, &BodyProof::None)?;
+        }
+        let mut body = self.send(first, patience).await?;
+        let asks_who = body.response.status() == StatusCode::UNAUTHORIZED;
+        if asks_who && !signs_at_once && self.can_sign() {
+            let signed = self.sign(request()?, &method, url, &BodyProof::None)?;
+            body = self.send(signed, patience).await?;
+            if body.response.status() != StatusCode::UNAUTHORIZED {
+                self.remember_gated(url);
+            }
+        }
+        match body.response.status() {
+            StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(body),
+            StatusCode::PARTIAL_CONTENT if is_range => Ok(body),
+            _ => Err(body.refusal().await),
+        }
+    }
+
+    /// A request to a URL that may be asked. Errors: it may not.
+    fn request(
+        &self,
+        method: Method,
+        url: &Url,
+        trust: Trust,
+    ) -> Result<RequestBuilder, FetchError> {
+        self.check(url, trust)?;
+        let request = self.client(trust)?.request(method, url.clone());
+        Ok(request.header(ACCEPT_ENCODING, "identity"))
+    }
+
+    /// Sends, and waits for headers. Errors: none in `allowed`, a redirect, a compressed answer.
+    async fn send(&self, request: RequestBuilder, allowed: Duration) -> Result<Body, FetchError> {
+        let response = tokio::time::timeout(allowed, request.send())
             .await
             .map_err(|_| FetchError::Timeout("no headers"))?
             .map_err(|e| connect_error(&e))?;
+        let (started, patience) = (Instant::now(), self.inner.patience);
         let status = response.status();
-        let mut body = Body {
-            response,
-            started,
-            received: 0,
-            patience,
-        };
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             return Err(FetchError::Redirect(status.as_u16()));
         }
-        let encoding = body.response.headers().get(CONTENT_ENCODING);
+        let encoding = response.headers().get(CONTENT_ENCODING);
         if let Some(encoding) = encoding.filter(|encoding| encoding.as_bytes() != b"identity") {
             return Err(FetchError::Encoding(
                 String::from_utf8_lossy(encoding.as_bytes()).into(),
             ));
         }
-        match status {
-            StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(body),
-            StatusCode::PARTIAL_CONTENT if is_range => Ok(body),
-            _ => {
-                let problem = body.problem().await;
-                let first = problem.get("first_cursor").and_then(|v| v.as_str());
-                if let Some(first_cursor) = first
-                    .and_then(parse_cursor)
-                    .filter(|_| status == StatusCode::GONE)
-                {
-                    return Err(FetchError::Pruned { first_cursor });
-                }
-                Err(FetchError::Status {
-                    status: status.as_u16(),
-                    detail: said(&problem),
-                })
-            }
-        }
+        Ok(Body {
+            response,
+            started,
+            received: 0,
+            patience,
+        })
     }
 
     fn check(&self, url: &Url, trust: Trust) -> Result<(), FetchError> {
@@ -389,6 +415,35 @@ impl Body {
             .await
             .map_err(|_| FetchError::Timeout("the stream is silent"))?
             .map_err(|e| connect_error(&e))
+    }
+
+    /// Why there is no success, as the answer says it.
+    async fn refusal(mut self) -> FetchError {
+        let status = self.response.status();
+        let problem = self.problem().await;
+        let first = problem.get("first_cursor").and_then(|v| v.as_str());
+        if let Some(first_cursor) = first
+            .and_then(parse_cursor)
+            .filter(|_| status == StatusCode::GONE)
+        {
+            return FetchError::Pruned { first_cursor };
+        }
+        FetchError::Status {
+            status: status.as_u16(),
+            detail: said(&problem),
+        }
+    }
+
+    /// The rest of it, whole. Errors: more than `max` bytes, broken, too slow.
+    async fn whole(&mut self, max: usize) -> Result<Bytes, FetchError> {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if bytes.len() + chunk.len() > max {
+                return Err(FetchError::TooLarge(max));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
     }
 
     /// A problem document, or null; a peer's text is never more than a hint.
@@ -543,7 +598,7 @@ mod tests {
 
     #[test]
     fn a_strangers_url_is_checked_and_the_operators_is_not() {
-        let fetch = Fetch::new(false, Duration::from_secs(1));
+        let fetch = Fetch::new(false, Duration::from_secs(1), None);
         for url in [
             "http://example.net/",
             "https://127.0.0.1/",

@@ -141,6 +141,18 @@ impl Home {
         self.config_dir().join(format!("mcp.{profile}.toml"))
     }
 
+    /// `policy/`.
+    #[must_use]
+    pub fn policy_dir(&self) -> PathBuf {
+        self.root.join("policy")
+    }
+
+    /// `policy/policy@1.json`: the signed policy of the identity that serves.
+    #[must_use]
+    pub fn policy_file(&self) -> PathBuf {
+        self.policy_dir().join("policy@1.json")
+    }
+
     /// `config/federation.toml`: the roster.
     #[must_use]
     pub fn federation_toml(&self) -> PathBuf {

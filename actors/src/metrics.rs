@@ -23,6 +23,11 @@ struct ActorLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GateLabel {
+    gate: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClassLabel {
     class: &'static str,
 }
@@ -41,6 +46,7 @@ struct Inner {
     prunes: Counter,
     pruned_entries: Counter,
     pruned_bytes: Counter,
+    policy_denials: Family<GateLabel, Counter>,
     forks: Counter,
     forked_logs: Gauge,
     actor_restarts: Family<ActorLabel, Counter>,
@@ -80,6 +86,7 @@ impl Metrics {
             prunes: Counter::default(),
             pruned_entries: Counter::default(),
             pruned_bytes: Counter::default(),
+            policy_denials: Family::default(),
             forks: Counter::default(),
             forked_logs: Gauge::default(),
             actor_restarts: Family::default(),
@@ -104,6 +111,11 @@ impl Metrics {
             "hn_federation_sync_failure",
             "Pulls from peers that failed",
             inner.sync_failure.clone(),
+        );
+        registry.register(
+            "hn_policy_deny",
+            "Requests that a gate did not allow",
+            inner.policy_denials.clone(),
         );
         registry.register(
             "hn_federation_prune",
@@ -179,6 +191,14 @@ impl Metrics {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// A gate did not allow a request.
+    pub fn policy_denied(&self, gate: &'static str) {
+        self.inner
+            .policy_denials
+            .get_or_create(&GateLabel { gate })
+            .inc();
     }
 
     /// A publisher was seen to have signed two logs.

@@ -24,6 +24,7 @@ use hn_protocol::sign::Signed;
 use reqwest::StatusCode;
 use url::Url;
 
+pub(crate) use self::fork::observe_fork;
 use self::held::Budget;
 pub use self::held::{HeldList, HeldLog, HeldLogHead, HeldLogs};
 use self::pipeline::{Ahead, Pipeline};
@@ -120,12 +121,13 @@ impl Puller {
     /// Pulls everything that `peer` is followed for; `list` is what it listed last. Never fails: what went wrong is in
     /// the report.
     pub async fn pull(
-        self,
+        mut self,
         peer: RosterPeer,
         listed: Vec<Did>,
         list: Option<HeldList>,
     ) -> PeerReport {
         let started = Instant::now();
+        self.fetch = self.fetch.to(peer.did);
         let mut report = PeerReport {
             did: peer.did,
             status: "up-to-date",
@@ -207,6 +209,14 @@ impl Puller {
             return Ok(());
         }
         held
+    }
+
+    /// The same for requests to `peer`, signed where it wants to know who asks.
+    fn towards(&self, peer: Did) -> Self {
+        Self {
+            fetch: self.fetch.to(peer),
+            ..self.clone()
+        }
     }
 
     /// The operator's URL is the only route to a peer; without one, what the peer's held presence says.
@@ -541,7 +551,7 @@ pub fn route(base: &Url, segments: &[&str]) -> Url {
 }
 
 /// The lines of a page, one after the other, without copying. A last line without its end counts as a line.
-fn lines(body: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
+pub(crate) fn lines(body: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
     let mut start = 0;
     std::iter::from_fn(move || {
         let rest = body.get(start..).filter(|rest| !rest.is_empty())?;

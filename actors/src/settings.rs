@@ -150,6 +150,9 @@ pub struct GatewaySettings {
     pub workers: u32,
     /// Connections open at the same time, over all workers. Default 1024.
     pub max_connections: u32,
+    /// Connections open at the same time from one client: an IPv4 address, or the /64 of an IPv6 one; 0 is no limit. Default 0
+    /// (profile federation: 128).
+    pub max_connections_a_client: u32,
     /// Requests a second from one client address before 429; 0 is no limit. Default 0 (profile federation: 200).
     pub rate_limit: u32,
 }
@@ -220,6 +223,7 @@ impl Default for GatewaySettings {
         Self {
             workers: 2,
             max_connections: 1024,
+            max_connections_a_client: 0,
             rate_limit: 0,
         }
     }
@@ -278,6 +282,12 @@ impl Settings {
             "gateway.max_connections",
             self.gateway.max_connections.into(),
             1,
+            1 << 20,
+        )?;
+        within(
+            "gateway.max_connections_a_client",
+            self.gateway.max_connections_a_client.into(),
+            0,
             1 << 20,
         )?;
         within(

@@ -362,7 +362,7 @@ impl Listener {
             url.query_pairs_mut()
                 .append_pair("publisher", &self.peer.to_string());
         }
-        let mut body = match fetch.open(&url, target.trust, None).await {
+        let mut body = match fetch.to(target.peer).open(&url, target.trust, None).await {
             Ok(body) if body.media_type() == "text/event-stream" => body,
             Ok(_) => return End::NotOffered,
             Err(FetchError::Status {

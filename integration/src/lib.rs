@@ -3,6 +3,7 @@
 //! | module | idea |
 //! |---|---|
 //! | [`binary`] | which `hn` is under test |
+//! | [`caller`] | somebody with a key who asks, and can break one rule at a time |
 //! | [`cluster`] | alice, bob, carol: a home in a temporary folder, the built binary, the wire |
 //! | [`net`] | a loopback address of its own for each node, and clients |
 //! | [`copy`] | homes that are copied, wiped and put back |
@@ -22,6 +23,7 @@
 )]
 
 pub mod binary;
+pub mod caller;
 pub mod cluster;
 pub mod converge;
 pub mod copy;

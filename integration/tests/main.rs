@@ -14,10 +14,12 @@
 //! | `supervision` | a panic in an actor is the affair of one request |
 //! | `gateway` | the HTTP contract of `spec/http.md` |
 //! | `revoked` | a DID that was revoked has ended everywhere, for its thief as well |
+//! | `signed` | who asks is known, and nobody is taken for another |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
+//! | `hosted` | logs of publishers without a server are taken from them alone, and served while they sleep |
 //! | `home` | one home: one node, its version, its disk, its configuration |
 //! | `independent` | documents verify with tools that are not ours |
 //! | `watch` | news are there at once, and who abuses their streams is hung up on |
@@ -34,6 +36,7 @@ mod forks;
 mod gateway;
 mod holders;
 mod home;
+mod hosted;
 mod independent;
 mod mirror;
 mod own_log;
@@ -42,6 +45,7 @@ mod prune;
 mod recovery;
 mod refusal;
 mod revoked;
+mod signed;
 mod slow;
 mod stranger;
 mod supervision;

@@ -14,15 +14,17 @@ use hn_actors::catalog::Catalog;
 use hn_actors::clock::{Clock, ClockError};
 use hn_actors::failpoint::{self, FailpointError};
 use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
-use hn_actors::fetch::Fetch;
+use hn_actors::fetch::{Fetch, Signer};
 use hn_actors::forks::Forks;
 use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
+use hn_actors::hosted::{Hosting, HostingLimits};
 use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
 use hn_actors::keyring::{Keyring, KeyringError, Passphrase};
 use hn_actors::log_recovery::{LogRecovery, OwnLogLinks, RecoveryStart};
 use hn_actors::logs::{PrunePolicy, Shelf};
 use hn_actors::metrics::Metrics;
+use hn_actors::policy::PolicyShelf;
 use hn_actors::pull::{PullLimits, Puller};
 use hn_actors::revocations::Revocations;
 use hn_actors::roster::RosterFile;
@@ -178,6 +180,7 @@ pub struct NodeHandle {
     pub socket: PathBuf,
     gateway: Addr<Gateway>,
     sync: Addr<FederationSync>,
+    policy: PolicyShelf,
     registry: Registry,
     store: Store,
     arbiters: Vec<Arbiter>,
@@ -263,7 +266,19 @@ impl Node {
                 }
             });
         }
-        let fetch = Fetch::new(profile == Profile::Local, PATIENCE);
+        let signer = Signer {
+            identity: identity.clone(),
+            clock,
+            catalog: catalog.clone(),
+        };
+        let own: Vec<Did> = keyring
+            .list()?
+            .iter()
+            .map(|identity| identity.did)
+            .collect();
+        let policy = PolicyShelf::open(home.clone(), identity.clone(), clock, profile, &own)
+            .map_err(|error| StartError::Actor(error.to_string()))?;
+        let fetch = Fetch::new(profile == Profile::Local, PATIENCE, Some(signer));
         let forks = Forks::open(
             home.clone(),
             identity.clone(),
@@ -378,7 +393,7 @@ impl Node {
                 news: sync.clone().recipient(),
                 started: sync.clone().recipient(),
             };
-            let (catalog, metrics) = (catalog.clone(), metrics.clone());
+            let (fetch, catalog, metrics) = (fetch.clone(), catalog.clone(), metrics.clone());
             supervise(
                 "watch",
                 MAILBOX,
@@ -410,6 +425,17 @@ impl Node {
                 .map_err(|error| up(&error))?;
         }
 
+        let hosting = Hosting::new(
+            catalog.clone(),
+            forks.clone(),
+            federator.clone().recipient(),
+            artifacts.clone(),
+            clock,
+            HostingLimits {
+                journal: settings.federation.max_held_bytes,
+                artifacts: mirror_limits(&settings),
+            },
+        );
         let links = Links {
             publish: federator.clone().recipient(),
             reindex: federator.clone().recipient(),
@@ -431,6 +457,7 @@ impl Node {
             forks,
             revocations,
             standings,
+            policy: policy.clone(),
             artifacts,
             store: store.clone(),
             links,
@@ -442,7 +469,9 @@ impl Node {
             alias,
             listeners: gateway.clone().recipient(),
             mirror_limits: mirror_limits(&settings),
-            admission: Admission::default(),
+            hosting,
+            fetch,
+            admission: Admission::new(clock.now()),
         };
         let socket = match mode {
             // Whoever follows for long is a node to other commands.
@@ -465,6 +494,7 @@ impl Node {
             socket,
             gateway,
             sync,
+            policy,
             registry,
             store,
             arbiters,
@@ -482,6 +512,7 @@ impl NodeHandle {
             limits: limits(&settings),
             check: settings.federation.check_availability,
         };
+        self.policy.reload();
         self.sync.send(reschedule).await.map_err(up)?;
         self.sync.send(ReloadRoster).await.map_err(up)
     }

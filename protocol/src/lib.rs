@@ -9,6 +9,8 @@
 //! | [`merkle`] | RFC 6962 trees over BLAKE3: roots, frontiers, inclusion proofs |
 //! | [`log`] | an append-only signed log: following one, and writing one's own |
 //! | [`proof`] | that an entry stands in a log, for a reader who has only the DID |
+//! | [`policy`] | gates: who may do what, decided by facts, explained and replayed |
+//! | [`request`] | who signed an HTTP request (RFC 9421) |
 //! | [`recovery`] | whether our own log may be signed upon |
 //! | [`federation`] | which peer is asked when, and what its state is |
 //! | [`invariants`] | the numbered laws of `spec/`, used by every level of test |
@@ -24,7 +26,9 @@ pub mod federation;
 pub mod invariants;
 pub mod log;
 pub mod merkle;
+pub mod policy;
 pub mod proof;
 pub mod recovery;
+pub mod request;
 pub mod sign;
 pub mod time;

@@ -87,7 +87,8 @@ pub(super) async fn fetch(
         .append_pair("cursor", &range.start.to_string())
         .append_pair("limit", &limit.to_string());
     let _turn = downloads.turn(&holder.base).await?;
-    let body = match downloads.fetch.open(&url, holder.trust, None).await {
+    let fetch = downloads.fetch.to(holder.did);
+    let body = match fetch.open(&url, holder.trust, None).await {
         Err(FetchError::Status { status, .. }) if (400..500).contains(&status) && status != 429 => {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use hn_protocol::digest::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
-use super::{MirrorError, blocking};
+use super::{Holder, MirrorError, blocking};
 use crate::fetch::{Body, Fetch, FetchError, Trust};
 use crate::pull::route;
 use crate::vault::{ArtifactStore, Staged, Staging};
@@ -85,24 +85,24 @@ impl Downloads {
     pub(super) async fn download(
         &self,
         target: &ArtifactStore,
-        base: &Url,
-        trust: Trust,
+        holder: &Holder,
         digest: &Digest,
         size: Option<u64>,
     ) -> Result<Staged, MirrorError> {
         let transfer = Transfer {
-            url: route(base, &["artifact", &digest.to_string()]),
-            trust,
+            url: route(&holder.base, &["artifact", &digest.to_string()]),
+            trust: holder.trust,
             target: target.clone(),
             digest: *digest,
             size,
             claim: self.claim(digest),
         };
-        let _turn = self.turn(base).await?;
+        let _turn = self.turn(&holder.base).await?;
+        let fetch = self.fetch.to(holder.did);
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let (error, is_further) = match transfer.attempt(&self.fetch).await? {
+            let (error, is_further) = match transfer.attempt(&fetch).await? {
                 Attempt::Whole(staged) => return Ok(staged),
                 Attempt::Broken(error, is_further) => (error, is_further),
                 Attempt::Foreign => (MirrorError::NoSource, true),
@@ -116,14 +116,13 @@ impl Downloads {
     /// Whether a holder says that it has an artifact. Errors: it does not, or has one of another length.
     pub(super) async fn look(
         &self,
-        base: &Url,
-        trust: Trust,
+        holder: &Holder,
         digest: &Digest,
         size: u64,
     ) -> Result<(), MirrorError> {
-        let url = route(base, &["artifact", &digest.to_string()]);
-        let _turn = self.turn(base).await?;
-        match self.fetch.head(&url, trust).await? {
+        let url = route(&holder.base, &["artifact", &digest.to_string()]);
+        let _turn = self.turn(&holder.base).await?;
+        match self.fetch.to(holder.did).head(&url, holder.trust).await? {
             Some(length) if length != size => Err(MirrorError::Length {
                 announced: size,
                 got: length,

@@ -549,16 +549,14 @@ async fn ask_each(
     let requests = ask.into_iter().map(|(digest, size)| {
         let (downloads, target, holder) = (&worker.downloads, &target, &holder);
         async move {
-            let (base, trust) = (&holder.base, holder.trust);
             let outcome = match work {
                 Work::Keep => downloads
-                    .download(target, base, trust, &digest, Some(size))
+                    .download(target, holder, &digest, Some(size))
                     .await
                     .map(Some),
-                Work::Sample | Work::Check => downloads
-                    .look(base, trust, &digest, size)
-                    .await
-                    .map(|()| None),
+                Work::Sample | Work::Check => {
+                    downloads.look(holder, &digest, size).await.map(|()| None)
+                }
             };
             (digest, outcome)
         }

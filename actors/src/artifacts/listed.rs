@@ -24,10 +24,24 @@ struct SliceArtifacts {
     entries: Vec<EntryArtifact>,
 }
 
+/// The same of any line.
+#[derive(Deserialize)]
+struct LineArtifacts {
+    #[serde(default)]
+    entries: Vec<EntryArtifact>,
+}
+
 #[derive(Deserialize)]
 struct EntryArtifact {
     digest: Digest,
     size: u64,
+}
+
+/// The artifacts that a line of a log names, with their lengths; a presence names none. Errors: the line is no document.
+pub fn entries_of(line: &[u8]) -> io::Result<Vec<(Digest, u64)>> {
+    let slice: LineArtifacts = serde_json::from_slice(line)?;
+    let entries = slice.entries.into_iter();
+    Ok(entries.map(|entry| (entry.digest, entry.size)).collect())
 }
 
 /// The artifacts of the entries from `cursor` on, in whole slices until there are `most` or more; with the first seq

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::{
     GatewayState, artifact, forks, other_methods, parse_did, publish, read, status, storage,
 };
-use crate::artifact_mirror::FetchArtifact;
+use crate::artifact_mirror::{FetchArtifact, Holder};
 use crate::catalog::{LogView, ReadError};
 use crate::failpoint;
 use crate::federation_sync::{ListPeers, PeerView, PutPeer, Refresh, ReloadRoster, RemovePeer};
@@ -383,7 +383,13 @@ async fn fetch(
         .filter_map(|peer| {
             let typed = peer.url.map(|url| (url, Trust::Operator));
             // What the peer itself says of its address is a stranger's word.
-            typed.or_else(|| peer.known_url.map(|url| (url, Trust::Stranger)))
+            let said = || peer.known_url.map(|url| (url, Trust::Stranger));
+            let (base, trust) = typed.or_else(said)?;
+            Some(Holder {
+                did: peer.did,
+                base,
+                trust,
+            })
         })
         .collect();
     let staged = state

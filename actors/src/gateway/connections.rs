@@ -5,6 +5,8 @@
 //! answer is under way; a sweep shuts down those that do neither. Answers that nobody reads are the kernel's affair
 //! (`TCP_USER_TIMEOUT`).
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +30,8 @@ pub struct Connection {
     last: AtomicU64,
     /// Answers that are being sent.
     answers: AtomicUsize,
+    /// Gives its client's place back.
+    _place: Option<ClientPlace>,
 }
 
 impl Connection {
@@ -58,21 +62,75 @@ impl Connection {
     }
 }
 
+/// How many connections each client has.
+type Clients = Arc<Mutex<BTreeMap<IpAddr, u32>>>;
+
+/// One of a client's connections.
+struct ClientPlace {
+    clients: Clients,
+    client: IpAddr,
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = clients.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
+}
+
 /// Every connection of a server.
 #[derive(Default)]
 pub struct Connections {
     watched: Mutex<Vec<Weak<Connection>>>,
+    clients: Clients,
+    /// The most connections of one client; 0 is no limit.
+    a_client: u32,
 }
 
 impl Connections {
-    /// Watches a connection from now on, as long as the answer is kept. `None` when the process is out of descriptors.
-    pub fn watch(&self, socket: &impl AsFd) -> Option<Arc<Connection>> {
+    /// At most `a_client` of one client; 0 is no limit.
+    #[must_use]
+    pub fn bounded(a_client: u32) -> Self {
+        Self {
+            a_client,
+            ..Self::default()
+        }
+    }
+
+    /// A place for one more connection of `client`; `None` when it has as many as it may have.
+    fn place(&self, client: IpAddr) -> Option<ClientPlace> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = clients.entry(client).or_default();
+        if self.a_client > 0 && *count >= self.a_client {
+            return None;
+        }
+        *count += 1;
+        Some(ClientPlace {
+            clients: Arc::clone(&self.clients),
+            client,
+        })
+    }
+
+    /// Watches a connection of `client` from now on, as long as the answer is kept; one too many is ended at once. `None`
+    /// when the process is out of descriptors.
+    pub fn watch(&self, socket: &impl AsFd, client: Option<IpAddr>) -> Option<Arc<Connection>> {
+        let place = client.and_then(|client| self.place(client));
         let connection = Arc::new(Connection {
             socket: socket.as_fd().try_clone_to_owned().ok()?,
             opened: Instant::now(),
             last: AtomicU64::new(0),
             answers: AtomicUsize::new(0),
+            _place: place,
         });
+        if client.is_some() && connection._place.is_none() {
+            connection.cut();
+            return None;
+        }
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.push(Arc::downgrade(&connection));
         Some(connection)
@@ -155,7 +213,7 @@ mod tests {
     fn a_quiet_connection_is_ended_and_a_busy_one_is_not() {
         let connections = Connections::default();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let connection = connections.watch(&ours).unwrap();
+        let connection = connections.watch(&ours, None).unwrap();
         let answering = Answering::on(&connection);
         connections.sweep(Duration::ZERO);
         theirs.set_nonblocking(true).unwrap();
@@ -170,10 +228,30 @@ mod tests {
     }
 
     #[test]
+    fn one_connection_too_many_of_a_client_is_ended_and_another_clients_is_not() {
+        let connections = Connections::bounded(1);
+        let [one, two] = [1, 2].map(|n| Some(IpAddr::from([192, 0, 2, n])));
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let first = connections.watch(&ours, one).unwrap();
+        let (second, mut ended) = UnixStream::pair().unwrap();
+        assert!(connections.watch(&second, one).is_none());
+        assert_eq!(ended.read(&mut [0]).unwrap(), 0, "ended");
+        assert!(connections.watch(&second, two).is_some());
+        theirs.set_nonblocking(true).unwrap();
+        assert!(theirs.read(&mut [0]).is_err(), "the first is open");
+        drop(first);
+        assert!(
+            connections.watch(&second, one).is_some(),
+            "a place was given back"
+        );
+        assert!(connections.clients.lock().unwrap().is_empty());
+    }
+
+    #[test]
     fn what_is_closed_is_watched_no_more() {
         let connections = Connections::default();
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        drop(connections.watch(&ours).unwrap());
+        drop(connections.watch(&ours, None).unwrap());
         connections.sweep(Duration::ZERO);
         assert!(connections.watched.lock().unwrap().is_empty());
     }

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::{MAX_ENTRIES, MAX_PRESENCE_BYTES, MAX_SLICE_BYTES, parse_cursor};
-use serde_json::json;
+use serde::Serialize;
 
 use super::problem::Problem;
 use super::{GatewayState, is_unmodified, own_log, parse_did};
@@ -138,19 +138,49 @@ fn answer(
 }
 
 /// What this node offers.
-#[utoipa::path(get, path = "/federate", tag = "federate", responses((status = 200, description = "DID, number of logs held, limits, services")))]
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Offers {
+    /// The node's own DID.
+    did: String,
+    /// Its version.
+    version: &'static str,
+    /// Logs held.
+    publishers: usize,
+    /// What it does for others.
+    services: Vec<&'static str>,
+    /// How large things may be.
+    limits: Limits,
+}
+
+/// How large things may be.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Limits {
+    /// Slices of a page, at most.
+    page_slices: usize,
+    /// Slices of a page when the caller does not say.
+    default_page_slices: usize,
+    /// Entries of a slice.
+    slice_entries: usize,
+    /// Bytes of a slice.
+    slice_bytes: usize,
+    /// Bytes of a presence.
+    presence_bytes: usize,
+}
+
+/// What this node offers.
+#[utoipa::path(get, path = "/federate", tag = "federate", responses((status = 200, description = "DID, number of logs held, limits, services", body = Offers)))]
 pub async fn offers(state: web::Data<GatewayState>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({
-        "did": state.catalog.own(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "publishers": state.catalog.count(),
-        "services": [],
-        "limits": {
-            "page_slices": MAX_LIMIT,
-            "default_page_slices": DEFAULT_LIMIT,
-            "slice_entries": MAX_ENTRIES,
-            "slice_bytes": MAX_SLICE_BYTES,
-            "presence_bytes": MAX_PRESENCE_BYTES,
+    HttpResponse::Ok().json(Offers {
+        did: state.catalog.own().to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        publishers: state.catalog.count(),
+        services: Vec::new(),
+        limits: Limits {
+            page_slices: MAX_LIMIT,
+            default_page_slices: DEFAULT_LIMIT,
+            slice_entries: MAX_ENTRIES,
+            slice_bytes: MAX_SLICE_BYTES,
+            presence_bytes: MAX_PRESENCE_BYTES,
         },
-    }))
+    })
 }

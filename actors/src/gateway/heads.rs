@@ -61,7 +61,7 @@ impl Heads {
 
 /// The head of every log held.
 #[utoipa::path(get, path = "/federate/peers", tag = "federate", responses(
-    (status = 200, description = "One head a log", body = [HeldLogHead]),
+    (status = 200, description = "One head a log", body = HeldLogs),
     (status = 304, description = "Unchanged since If-None-Match"),
     (status = 503, description = "Too many are being read")))]
 pub async fn peers(

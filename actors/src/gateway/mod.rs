@@ -3,6 +3,7 @@
 //! Handlers parse, ask, respond. Reads go to the [`Catalog`] directly; whatever changes something is a message
 //! to an actor. Errors are problem documents from one table ([`problem`]).
 
+mod access;
 mod admin;
 mod artifact;
 mod batch;
@@ -11,13 +12,16 @@ mod federate;
 mod forks;
 mod guard;
 mod heads;
+mod hosted;
 mod openapi;
 mod own_log;
 mod page;
+mod policy;
 mod presence;
 pub mod problem;
 mod proof;
 mod publish;
+mod push;
 mod revocation;
 mod status;
 mod storage;
@@ -34,11 +38,13 @@ use actix_web::dev::{Extensions, Server, ServerHandle};
 use actix_web::http::header::{ALLOW, HeaderValue, IF_NONE_MATCH};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, middleware, web};
 use hn_protocol::did::Did;
+use hn_protocol::time::Timestamp;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 use url::Url;
 
+use access::Callers;
 pub(crate) use batch::MAX_LIMIT as MAX_BATCH;
 use connections::Connections;
 pub use guard::Guard;
@@ -55,11 +61,14 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::federation_sync::{ListPeers, PutPeer, Refresh, ReloadRoster, RemovePeer};
+use crate::fetch::Fetch;
 use crate::forks::Forks;
 use crate::home::Home;
+use crate::hosted::Hosting;
 use crate::index_federator::{AcceptHead, GetOwnLog, PublishEntries, Reindex};
 use crate::log_recovery::{AskHolders, GetRecovery, ResetLog, ResumeLog};
 use crate::metrics::Metrics;
+use crate::policy::PolicyShelf;
 use crate::prove::Prover;
 use crate::revocations::Revocations;
 use crate::roster::Standings;
@@ -135,6 +144,8 @@ pub struct GatewayState {
     pub revocations: Revocations,
     /// Who may do what here by the roster.
     pub standings: Standings,
+    /// The policy in force.
+    pub policy: PolicyShelf,
     /// Artifacts, for reading and publishing.
     pub artifacts: ArtifactShelf,
     /// The index, for its size.
@@ -157,6 +168,10 @@ pub struct GatewayState {
     pub listeners: Recipient<GetListeners>,
     /// How much may be mirrored.
     pub mirror_limits: MirrorLimits,
+    /// Takes the logs of publishers without a server.
+    pub hosting: Hosting,
+    /// Asks other nodes.
+    pub fetch: Fetch,
     /// How much is under way.
     pub admission: Admission,
 }
@@ -170,11 +185,15 @@ pub struct Admission {
     batches: Arc<Semaphore>,
     prover: Prover,
     streams: Arc<Streams>,
+    callers: Callers,
 }
 
-impl Default for Admission {
-    fn default() -> Self {
+impl Admission {
+    /// Of a node that started at `started`.
+    #[must_use]
+    pub fn new(started: Timestamp) -> Self {
         Self {
+            callers: Callers::new(started),
             messages: Semaphore::new(MESSAGES),
             publications: Arc::new(Semaphore::new(PUBLICATIONS)),
             pages: PageBudget::default(),
@@ -272,7 +291,12 @@ impl Gateway {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
-                .service(read("/metrics", status::metrics))
+                .service(
+                    web::resource("/metrics")
+                        .route(web::get().to(status::metrics))
+                        .route(web::head().to(status::metrics))
+                        .default_service(other_methods("GET, HEAD")),
+                )
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)
@@ -309,6 +333,8 @@ impl Handler<Serve> for Gateway {
                 .configure(open_routes)
                 .configure(admin::routes)
                 .configure(own_log::routes)
+                .configure(policy::routes)
+                .configure(push::routes)
                 .configure(revocation::operator_routes)
                 .default_service(web::route().to(unknown_route))
         })
@@ -327,7 +353,7 @@ impl Handler<Serve> for Gateway {
             let guard =
                 web::Data::new(Guard::new(listen, public_url.as_ref(), settings.rate_limit));
             let workers = settings.workers.max(1) as usize;
-            let connections = Arc::new(Connections::default());
+            let connections = Arc::new(Connections::bounded(settings.max_connections_a_client));
             let watched = Arc::clone(&connections);
             let server = HttpServer::new(move || {
                 App::new()
@@ -393,7 +419,7 @@ fn open_routes(config: &mut web::ServiceConfig) {
     config
         .service(read("/healthz", status::healthz))
         .service(read("/readyz", status::readyz))
-        .service(read("/.well-known/hn/presence", presence::own))
+        .service(read("/.well-known/hn/presence", presence::well_known))
         .service(read("/presence", presence::own))
         .service(read("/presence/digest/{digest}", presence::by_digest))
         .service(read("/presence/{did}", presence::of))
@@ -406,8 +432,39 @@ fn open_routes(config: &mut web::ServiceConfig) {
         .service(read("/federate/artifacts", batch::artifacts))
         .service(read("/federate/proof/{publisher}/{seq}", proof::get))
         .service(read("/federate/watch", watch::watch))
-        .service(read("/artifact/{digest}", artifact::get))
-        .configure(revocation::open_routes)
+        .service(
+            web::resource("/artifact/{digest}")
+                .route(asked(
+                    "GET",
+                    "/artifact/{digest}",
+                    web::get().to(artifact::get),
+                ))
+                .route(asked(
+                    "GET",
+                    "/artifact/{digest}",
+                    web::head().to(artifact::get),
+                ))
+                .route(asked(
+                    "PUT",
+                    "/artifact/{digest}",
+                    web::put().to(hosted::put_artifact),
+                ))
+                .default_service(other_methods("GET, HEAD, PUT")),
+        )
+        .service(
+            web::resource("/publish")
+                .route(asked("POST", "/publish", web::post().to(hosted::publish)))
+                .default_service(other_methods("POST")),
+        )
+        .service(
+            web::resource("/revocation")
+                .route(asked(
+                    "POST",
+                    "/revocation",
+                    web::post().to(revocation::tell),
+                ))
+                .default_service(other_methods("POST")),
+        )
         .configure(openapi::routes);
 }
 
@@ -422,6 +479,14 @@ fn socket_only(config: &mut web::ServiceConfig) {
         .service(web::resource("/admin/{rest:.*}").route(web::route().to(refuse)));
 }
 
+/// A route that those may ask for whom [`access::of`] names.
+fn asked(method: &str, path: &str, route: actix_web::Route) -> actix_web::Route {
+    let access = access::of(method, path);
+    route.wrap(middleware::from_fn(move |request, next| {
+        access::enforce(access, request, next)
+    }))
+}
+
 /// A resource that is read: GET and HEAD; any other method is 405.
 fn read<F, Args>(path: &'static str, handler: F) -> actix_web::Resource
 where
@@ -430,8 +495,8 @@ where
     F::Output: actix_web::Responder + 'static,
 {
     web::resource(path)
-        .route(web::get().to(handler))
-        .route(web::head().to(handler))
+        .route(asked("GET", path, web::get().to(handler)))
+        .route(asked("GET", path, web::head().to(handler)))
         .default_service(other_methods("GET, HEAD"))
 }
 
@@ -470,7 +535,11 @@ fn watch(connections: &Connections, connection: &dyn std::any::Any, data: &mut E
     if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, unread) {
         warn!(%error, "a connection's time could not be bounded");
     }
-    if let Some(connection) = connections.watch(stream) {
+    let client = stream
+        .peer_addr()
+        .ok()
+        .map(|peer| guard::client_of(peer.ip()));
+    if let Some(connection) = connections.watch(stream, client) {
         data.insert(connection);
     }
 }

@@ -16,7 +16,7 @@ use crate::catalog::LogView;
 
 /// Our own current presence.
 #[utoipa::path(get, path = "/presence", tag = "presence", responses(
-    (status = 200, description = "The signed presence@2, byte for byte; the revocation@1 of a DID that is revoked", content_type = "application/json"),
+    (status = 200, description = "The signed presence@2, byte for byte; the revocation@1 of a DID that is revoked", content_type = "application/json", body = Object),
     (status = 304, description = "Unchanged since If-None-Match"),
     (status = 503, description = "No presence could be signed yet")))]
 pub async fn own(
@@ -36,9 +36,21 @@ pub async fn own(
     Ok(current(&request, &state, &view))
 }
 
+/// [`own`], where it is looked for first.
+#[utoipa::path(get, path = "/.well-known/hn/presence", tag = "presence", responses(
+    (status = 200, description = "The signed presence@2, byte for byte", content_type = "application/json", body = Object),
+    (status = 304, description = "Unchanged since If-None-Match"),
+    (status = 503, description = "No presence could be signed yet")))]
+pub async fn well_known(
+    request: HttpRequest,
+    state: web::Data<GatewayState>,
+) -> Result<HttpResponse, Problem> {
+    own(request, state).await
+}
+
 /// The current presence of a vault whose log is held: the last one known, marked when it has expired.
 #[utoipa::path(get, path = "/presence/{did}", tag = "presence", params(("did" = String, Path, description = "did:hn")), responses(
-    (status = 200, description = "The signed presence@2, or the revocation@1 of a DID that is revoked; HN-Expired and HN-Last-Seen when it is only the last known", content_type = "application/json"),
+    (status = 200, description = "The signed presence@2, or the revocation@1 of a DID that is revoked; HN-Expired and HN-Last-Seen when it is only the last known", content_type = "application/json", body = Object),
     (status = 304, description = "Unchanged since If-None-Match"),
     (status = 400, description = "Not a did:hn"), (status = 404, description = "Not held")))]
 pub async fn of(
@@ -61,7 +73,7 @@ pub async fn of(
 
 /// A presence by its digest, current or historic.
 #[utoipa::path(get, path = "/presence/digest/{digest}", tag = "presence", params(("digest" = String, Path, description = "64 hex digits")), responses(
-    (status = 200, description = "The signed presence@2", content_type = "application/json"),
+    (status = 200, description = "The signed presence@2", content_type = "application/json", body = Object), (status = 304, description = "If-None-Match names it"),
     (status = 400, description = "Not a digest"), (status = 404, description = "Not held")))]
 pub async fn by_digest(
     request: HttpRequest,
@@ -125,14 +137,14 @@ fn answer(
 
 /// Our own DID document.
 #[utoipa::path(get, path = "/.well-known/did.json", tag = "did", responses(
-    (status = 200, description = "The DID document"), (status = 410, description = "This node's DID is revoked")))]
+    (status = 200, description = "The DID document", content_type = "application/did+json", body = Object), (status = 410, description = "This node's DID is revoked")))]
 pub async fn own_document(state: web::Data<GatewayState>) -> Result<HttpResponse, Problem> {
     document(&state, &state.catalog.own())
 }
 
 /// The DID document of any did:hn: the DID is the key, so none has to be known. With an endpoint where one is.
 #[utoipa::path(get, path = "/1.0/identifiers/{did}", tag = "did", params(("did" = String, Path, description = "did:hn")), responses(
-    (status = 200, description = "The DID document"), (status = 400, description = "Not a did:hn"),
+    (status = 200, description = "The DID document", content_type = "application/did+json", body = Object), (status = 400, description = "Not a did:hn"),
     (status = 410, description = "The DID is revoked")))]
 pub async fn resolve(
     did: web::Path<String>,

@@ -5,9 +5,10 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use hn_protocol::canonical::JsonError;
+use hn_protocol::request::SignatureError;
 use serde::Serialize;
 
 use crate::artifact_mirror::MirrorError;
@@ -77,6 +78,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("wrong_signature", 400, "The signature is not the signer's"),
     ("wrong_id", 400, "The id is not the document's digest"),
     ("own_peer", 400, "A node does not follow itself"),
+    ("signature_revoked", 401, "The caller's DID is revoked"),
     ("bad_roster", 409, "The roster file cannot be read as it is"),
     (
         "log_forked",
@@ -84,6 +86,58 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         "The own key signed two histories; only a new epoch ends that",
     ),
     ("bad_failpoint", 400, "No such failpoint or action"),
+    ("bad_gate", 400, "No such gate or mode"),
+    ("bad_condition", 400, "The condition is none"),
+    ("no_policy", 409, "No policy is in force; every gate denies"),
+    ("signature_required", 401, "The route takes signed requests"),
+    ("signature_malformed", 401, "The signature cannot be read"),
+    ("signature_several", 401, "One signature is taken"),
+    (
+        "signature_components",
+        401,
+        "The signature covers too little, or too much",
+    ),
+    ("signature_algorithm", 401, "The algorithm is not ed25519"),
+    ("signature_keyid", 401, "keyid is not a did:hn"),
+    ("signature_nonce", 401, "The nonce has not the right form"),
+    (
+        "signature_time",
+        401,
+        "The signature is too old, or lies in the future",
+    ),
+    ("signature_audience", 401, "The request is for another node"),
+    (
+        "signature_invalid",
+        401,
+        "The signature is not the caller's",
+    ),
+    (
+        "signature_digest",
+        401,
+        "The body is not what the signature covers",
+    ),
+    ("signature_replayed", 401, "The request was seen before"),
+    (
+        "signature_too_early",
+        401,
+        "The request was signed before this node's start",
+    ),
+    ("gate_denied", 403, "The policy does not allow this"),
+    (
+        "own_publisher",
+        403,
+        "The own log grows over the socket alone",
+    ),
+    (
+        "foreign_document",
+        403,
+        "A document is not the caller's own",
+    ),
+    (
+        "foreign_origin",
+        403,
+        "A page of another origin changes nothing here",
+    ),
     ("socket_only", 403, "Only over the node's Unix socket"),
     ("unknown_route", 404, "No such route"),
     ("unknown_publisher", 404, "No log of this publisher is held"),
@@ -97,6 +151,11 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("unknown_artifact", 404, "No such artifact is held"),
     ("unknown_peer", 404, "Not in the roster"),
     ("peer_unresolved", 404, "No URL of this peer is known"),
+    (
+        "unnamed_artifact",
+        404,
+        "No slice that was handed over names this artifact",
+    ),
     ("not_forked", 404, "No fork of this log is known"),
     (
         "unknown_head",
@@ -108,6 +167,18 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         405,
         "The route does not take this method",
     ),
+    ("body_too_slow", 408, "The body did not come in time"),
+    (
+        "nothing_published",
+        409,
+        "There is nothing to hand over yet",
+    ),
+    (
+        "page_refused",
+        409,
+        "The documents break a rule of logs; nothing was taken",
+    ),
+    ("publisher_forked", 409, "The publisher signed two logs"),
     ("pruned", 410, "The log's beginning was pruned here"),
     ("revoked", 410, "The DID is revoked"),
     (
@@ -131,11 +202,19 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         "The route takes another media type",
     ),
     ("bad_range", 416, "No such range"),
+    ("wrong_artifact", 422, "The bytes are not the artifact's"),
     ("misdirected", 421, "The Host is not this node's"),
     ("rate_limited", 429, "Too many requests"),
     ("internal", 500, "The node failed to answer"),
     ("artifact_mismatch", 502, "What came is not the artifact"),
     ("source_failed", 502, "No peer gave the artifact"),
+    ("host_refused", 502, "The host does not take the log"),
+    ("host_failed", 502, "The host did not take the log"),
+    (
+        "too_many_signatures",
+        503,
+        "Too many signed requests at a time",
+    ),
     ("busy", 503, "The node has enough to do"),
     ("restarting", 503, "A part of the node is being restarted"),
     (
@@ -144,10 +223,14 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         "The own log is being recovered; nothing is signed on top of it",
     ),
     ("storage_full", 507, "The disk is full"),
+    ("quota_exceeded", 507, "The publisher has no more room here"),
 ];
 
 /// How long a caller should wait after a 503 or 429, in seconds: restarts take less.
 const RETRY_SECONDS: u32 = 1;
+
+/// What a 401 asks for (RFC 9110, 11.6.1). HTTP message signatures have no scheme of their own.
+const CHALLENGE: &str = "Signature algorithm=\"ed25519\"";
 
 /// The ways out of a recovery.
 const RECOVERY: &str = "hn status names who has not answered; hn mcp log resume asks them again, hn mcp log resume --accept-loss goes on with what is here, hn mcp log reset begins a new log";
@@ -165,6 +248,8 @@ pub struct Problem {
     detail: String,
     remedy: Option<String>,
     first_cursor: Option<u64>,
+    gate: Option<&'static str>,
+    reason: Option<&'static str>,
 }
 
 /// RFC 9457, with `code`, `remedy` and `first_cursor` as extension members.
@@ -187,6 +272,12 @@ pub struct ProblemDocument<'a> {
     /// Where the log begins here, when what was asked for is pruned; decimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_cursor: Option<String>,
+    /// The gate that does not allow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<&'a str>,
+    /// The rule that a document breaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
 }
 
 impl Problem {
@@ -206,7 +297,23 @@ impl Problem {
             detail: detail.into(),
             remedy: None,
             first_cursor: None,
+            gate: None,
+            reason: None,
         }
+    }
+
+    /// With the gate that does not allow it.
+    #[must_use]
+    pub const fn gate(mut self, gate: &'static str) -> Self {
+        self.gate = Some(gate);
+        self
+    }
+
+    /// With the rule that a document breaks.
+    #[must_use]
+    pub const fn reason(mut self, code: &'static str) -> Self {
+        self.reason = Some(code);
+        self
     }
 
     /// With where the log begins here.
@@ -257,6 +364,8 @@ impl ResponseError for Problem {
             code: self.code,
             remedy: self.remedy.as_deref(),
             first_cursor: self.first_cursor.map(|cursor| cursor.to_string()),
+            gate: self.gate,
+            reason: self.reason,
         };
         let mut response = HttpResponse::build(self.status).json(document);
         let headers = response.headers_mut();
@@ -264,8 +373,11 @@ impl ResponseError for Problem {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if matches!(self.status.as_u16(), 429 | 503) {
+        if matches!(self.status.as_u16(), 429 | 503) || self.code == "signature_too_early" {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         response
     }
@@ -274,6 +386,16 @@ impl ResponseError for Problem {
 impl From<JsonError> for Problem {
     fn from(error: JsonError) -> Self {
         Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<SignatureError> for Problem {
+    fn from(error: SignatureError) -> Self {
+        let problem = Self::new(error.code(), error.to_string());
+        match error {
+            SignatureError::Missing => problem.remedy("sign it (RFC 9421): hn http METHOD URL"),
+            _ => problem,
+        }
     }
 }
 
@@ -426,6 +548,7 @@ mod tests {
     #[test]
     fn every_code_in_the_gateway_is_in_the_table() {
         let sources = [
+            include_str!("access.rs"),
             include_str!("admin.rs"),
             include_str!("artifact.rs"),
             include_str!("batch.rs"),
@@ -433,13 +556,16 @@ mod tests {
             include_str!("forks.rs"),
             include_str!("guard.rs"),
             include_str!("heads.rs"),
+            include_str!("hosted.rs"),
             include_str!("mod.rs"),
             include_str!("own_log.rs"),
             include_str!("page.rs"),
+            include_str!("policy.rs"),
             include_str!("presence.rs"),
             include_str!("problem.rs"),
             include_str!("proof.rs"),
             include_str!("publish.rs"),
+            include_str!("push.rs"),
             include_str!("revocation.rs"),
             include_str!("storage.rs"),
             include_str!("tar_stream.rs"),

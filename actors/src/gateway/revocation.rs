@@ -21,15 +21,6 @@ pub struct Told {
     status: &'static str,
 }
 
-/// The open route.
-pub fn open_routes(config: &mut web::ServiceConfig) {
-    config.service(
-        web::resource("/revocation")
-            .route(web::post().to(tell))
-            .default_service(other_methods("POST")),
-    );
-}
-
 /// The operator's route.
 pub fn operator_routes(config: &mut web::ServiceConfig) {
     config.service(

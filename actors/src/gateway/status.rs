@@ -2,6 +2,7 @@
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::admin::check_operator;
@@ -14,23 +15,41 @@ use crate::log_recovery::RecoveryView;
 use crate::metrics;
 use crate::supervise::{ActorState, ActorStatus};
 
+/// The process answers.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Alive {
+    /// `ok`.
+    status: &'static str,
+}
+
+/// Whether the node can do its work.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Readiness {
+    /// `ready` or `not ready`.
+    status: &'static str,
+    /// The node's version.
+    version: &'static str,
+    /// The schema of its home.
+    schema: u32,
+}
+
 /// Whether the process answers.
-#[utoipa::path(get, path = "/healthz", tag = "node", responses((status = 200, description = "It does")))]
+#[utoipa::path(get, path = "/healthz", tag = "node", responses((status = 200, description = "It does", body = Alive)))]
 pub async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "ok" }))
+    HttpResponse::Ok().json(Alive { status: "ok" })
 }
 
 /// Whether the node can do its work. An outage elsewhere does not change it.
 #[utoipa::path(get, path = "/readyz", tag = "node", responses(
-    (status = 200, description = "Every actor runs, the own presence is there"), (status = 503, description = "Not (yet)")))]
+    (status = 200, description = "Every actor runs, the own presence is there", body = Readiness), (status = 503, description = "Not (yet)", body = Readiness)))]
 pub async fn readyz(state: web::Data<GatewayState>) -> HttpResponse {
     let running = |actor: &ActorStatus| actor.state == ActorState::Running;
     let ready = state.registry.list().iter().all(running) && is_shown(&state);
-    let body = json!({
-        "status": if ready { "ready" } else { "not ready" },
-        "version": env!("CARGO_PKG_VERSION"),
-        "schema": home::SCHEMA,
-    });
+    let body = Readiness {
+        status: if ready { "ready" } else { "not ready" },
+        version: env!("CARGO_PKG_VERSION"),
+        schema: home::SCHEMA,
+    };
     if ready {
         HttpResponse::Ok().json(body)
     } else {
@@ -110,6 +129,7 @@ pub async fn status(
         "actors": state.registry.list(),
         "peers": roster.peers,
         "roster_error": roster.roster_error,
+        "policy": state.policy.standing(),
         "forks": state.forks.list(),
         "held_logs": state.catalog.count().saturating_sub(1),
         "storage": storage,
@@ -175,6 +195,14 @@ fn next_steps(
         steps.push(step(
             format!("the roster cannot be read: {error}"),
             "edit config/federation.toml",
+        ));
+    }
+    if let Some(reason) = state.policy.standing().reason {
+        steps.push(step(
+            format!(
+                "no policy is in force, and every gate denies: {reason}. Put the newest policy@1.json back (kill -HUP reads it), or begin again from the defaults"
+            ),
+            "hn policy gate set federate.read --mode allow",
         ));
     }
     if log.state == "revoked" {

@@ -14,9 +14,9 @@ use url::Url;
 
 use super::report::PullError;
 use super::{MAX_PAGE_LINES, Puller, lines, route};
-use crate::catalog::{ReadError, RecentHistory};
+use crate::catalog::{Catalog, ReadError, RecentHistory};
 use crate::fetch::{FetchError, Trust};
-use crate::forks::{Accepted, ForkError};
+use crate::forks::{Accepted, Fork, ForkError, Forks};
 use crate::index_federator::{BeginAnew, FederateError};
 
 /// Evidence of one publisher that is looked at: the first that proves a fork is enough.
@@ -29,6 +29,26 @@ const MAX_PROBES: usize = 2;
 enum Branch {
     Accepted,
     Refused,
+}
+
+/// Keeps `shown` and the held document that it contradicts as evidence of a fork, durable when it returns. Errors: the disk;
+/// what is held is gone meanwhile.
+pub(crate) fn observe_fork(
+    catalog: &Catalog,
+    forks: &Forks,
+    publisher: Did,
+    shown: &Line,
+    held: HeldDocument,
+) -> Result<Fork, ForkError> {
+    let read = |error: ReadError| ForkError::Io(io::Error::other(error));
+    let gone = || ForkError::Io(io::Error::other("what it contradicts is gone"));
+    let view = catalog.log(&publisher).ok_or_else(gone)?;
+    let line = match held {
+        HeldDocument::Slice { cursor } => catalog.slice_of(&view, cursor),
+        HeldDocument::Presence(digest) => catalog.presence_of(&view, &digest),
+    };
+    let line = line.map_err(read)?.ok_or_else(gone)?;
+    forks.observe(&Line::verify(line)?, shown)
 }
 
 impl Puller {
@@ -126,17 +146,7 @@ impl Puller {
         }
         let refused = shown;
         let (catalog, forks, shown) = (self.catalog.clone(), self.forks.clone(), shown.clone());
-        let observing = move || -> Result<_, ForkError> {
-            let read = |error: ReadError| ForkError::Io(io::Error::other(error));
-            let gone = || ForkError::Io(io::Error::other("what it contradicts is gone"));
-            let view = catalog.log(&publisher).ok_or_else(gone)?;
-            let line = match held {
-                HeldDocument::Slice { cursor } => catalog.slice_of(&view, cursor),
-                HeldDocument::Presence(digest) => catalog.presence_of(&view, &digest),
-            };
-            let line = line.map_err(read)?.ok_or_else(gone)?;
-            forks.observe(&Line::verify(line)?, &shown)
-        };
+        let observing = move || observe_fork(&catalog, &forks, publisher, &shown, held);
         match tokio::task::spawn_blocking(observing).await {
             Ok(Ok(fork)) => PullError::Forked(fork.reason()),
             // Refused it is all the same.

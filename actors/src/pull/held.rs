@@ -46,7 +46,7 @@ pub struct HeldLog {
 }
 
 /// `GET /federate/peers`: the logs that a node holds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HeldLogs {
     /// One a log.
     pub peers: Vec<HeldLogHead>,

@@ -24,7 +24,7 @@ impl Puller {
             // Nothing is signed any more: nobody need be asked.
             return Answer::Level;
         }
-        let asked = self.first_own_page(peer, state).await;
+        let asked = self.towards(peer.did).first_own_page(peer, state).await;
         asked.unwrap_or_else(|error| Answer::Failed {
             why: error.to_string(),
         })
@@ -36,7 +36,8 @@ impl Puller {
             let (base, trust) = self.route_to(peer)?;
             let budget = &mut Budget::unlimited();
             let own = self.catalog.own();
-            self.pull_log(&base, trust, own, Source::Holder, budget)
+            self.towards(peer.did)
+                .pull_log(&base, trust, own, Source::Holder, budget)
                 .await
         };
         match adopted.await {

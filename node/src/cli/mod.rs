@@ -6,10 +6,12 @@
 mod completions;
 mod federate;
 mod forks;
+mod http;
 pub mod id;
 mod log;
 mod mcp;
 pub mod output;
+mod policy;
 mod proof;
 mod revoke;
 mod shard;
@@ -95,8 +97,13 @@ enum Command {
     /// What is published: put into the log, fetch, list
     #[command(subcommand)]
     Shard(shard::Command),
+    /// Who may do what here: gates, and why they decide as they do
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// The node, its log, actors, peers and storage, and what to do next
     Status(status::Arguments),
+    /// One request to a node, signed by the identity in use
+    Http(http::Arguments),
     /// Prove an installation: real nodes on this machine, made for the purpose
     #[command(subcommand)]
     Smoke(smoke::Command),
@@ -255,7 +262,9 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
         Command::Id(command) => id::run(&ctx, command).await,
         Command::Mcp(command) => mcp::run(&ctx, command).await,
         Command::Shard(command) => shard::run(&ctx, command).await,
+        Command::Policy(command) => policy::run(&ctx, command).await,
         Command::Status(arguments) => status::run(&ctx, arguments).await,
+        Command::Http(arguments) => http::run(&ctx, arguments).await,
         Command::Smoke(command) => smoke::run(&ctx, command).await,
         Command::Completions(arguments) => completions::run(arguments),
     }

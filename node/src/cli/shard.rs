@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use hn_protocol::digest::Digest;
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, Url};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -41,6 +41,9 @@ pub struct Publish {
     /// Only say what would be published
     #[arg(long)]
     dry_run: bool,
+    /// Hand the log over to the node at this URL, which serves it while this one sleeps
+    #[arg(long, value_name = "URL")]
+    mcp_url: Option<Url>,
 }
 
 #[derive(Debug, Args)]
@@ -110,13 +113,34 @@ async fn publish(ctx: &Context, arguments: Publish) -> Result<Outcome, CliError>
         loop {
             match send(admin, &selection, &query).await {
                 Err(error) if patience.bears(&error).await => {}
-                sent => return sent,
+                sent => break push(admin, sent?, arguments.mcp_url.as_ref()).await,
             }
         }
     })
     .await?;
     output::show(ctx.format, &answer, published_text)?;
-    Ok(Outcome::Done)
+    let pushed = &answer["pushed"];
+    let absent = pushed["absent"]
+        .as_array()
+        .is_some_and(|absent| !absent.is_empty());
+    Ok(match pushed["error"].is_null() && !absent {
+        true => Outcome::Done,
+        false => Outcome::Failed,
+    })
+}
+
+/// Hands the log over. What was published here stays published, so that a host that refuses is a part of the answer.
+async fn push(admin: &Admin, mut answer: Value, host: Option<&Url>) -> Result<Value, CliError> {
+    let Some(url) = host else {
+        return Ok(answer);
+    };
+    let asked = json!({ "url": url });
+    let pushing = admin.post("/admin/log/push", &asked);
+    answer["pushed"] = match output::waiting("handing the log over", pushing).await {
+        Ok(pushed) => pushed,
+        Err(error) => json!({"url": url, "error": {"code": error.code(), "detail": error.what()}}),
+    };
+    Ok(answer)
 }
 
 async fn send(
@@ -166,9 +190,35 @@ fn published_text(answer: &Value) -> String {
         .count();
     let size = output::entries(&answer["log_size"]);
     format!(
-        "{}\n{appended} appended; the log has {size}, root {}\n",
+        "{}\n{appended} appended; the log has {size}, root {}\n{}",
         output::lines(&table),
-        text(answer, "log_root")
+        text(answer, "log_root"),
+        pushed_text(&answer["pushed"])
+    )
+}
+
+fn pushed_text(pushed: &Value) -> String {
+    if pushed.is_null() {
+        return String::new();
+    }
+    let url = text(pushed, "url");
+    if !pushed["error"].is_null() {
+        let (code, detail) = (
+            text(&pushed["error"], "code"),
+            text(&pushed["error"], "detail"),
+        );
+        return format!("{url} did not take the log over: {code}: {detail}\n");
+    }
+    let absent = pushed["absent"].as_array().map_or(0, Vec::len);
+    let absent = match absent {
+        0 => String::new(),
+        n => format!("; {n} artifacts are not here to be sent"),
+    };
+    let size = output::entries(&pushed["log_size"]);
+    let bytes = output::bytes(pushed["bytes"].as_u64().unwrap_or_default());
+    format!(
+        "{url} holds {size} now: {} entries and {} artifacts ({bytes}) handed over{absent}\n",
+        pushed["entries"], pushed["artifacts"],
     )
 }
 

@@ -2,11 +2,13 @@
 
 mod fork_evidence;
 mod index;
+mod policy;
 mod presence;
 mod revocation;
 
 pub use fork_evidence::{ForkEvidence, MAX_EVIDENCE_BYTES};
 pub use index::{Entry, MAX_ENTRIES, MAX_SLICE_BYTES, Slice, SliceHead, check_path, parse_cursor};
+pub use policy::{MAX_POLICY_BYTES, PolicyDocument, PolicyGate};
 pub use presence::{Endpoints, MAX_PRESENCE_BYTES, Presence, RelayBlock};
 pub use revocation::Revocation;
 

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use hn_protocol::did::SecretSeed;
 use hn_protocol::digest::Digest;
-use hn_protocol::document::{Endpoints, ForkEvidence, Revocation};
+use hn_protocol::document::{Endpoints, ForkEvidence, PolicyDocument, PolicyGate, Revocation};
 use hn_protocol::log::{EntryDraft, HeldDocument, Line, PageError};
+use hn_protocol::policy::{Gate, Mode};
 use hn_protocol::proof::{Claim, InclusionProof};
 use hn_protocol::sign::{DocumentError, Signed};
 use hn_protocol::time::Timestamp;
@@ -20,7 +21,7 @@ use crate::forge::object;
 use crate::{page, promised, spec};
 
 /// Every page that may show an example.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "fork_evidence@1.md",
     "README.md",
     "did-hn.md",
@@ -28,10 +29,29 @@ const PAGES: [&str; 10] = [
     "index@2.md",
     "inclusion_proof.md",
     "revocation@1.md",
+    "policy@1.md",
     "http.md",
     "cli.md",
     "plan-map.md",
 ];
+
+/// Alice's policy: the defaults, and what she shows her friends of her trust while they have little here.
+pub fn policy() -> Signed<PolicyDocument> {
+    let mut gates = Gate::defaults();
+    let when = "caller.friend && owner.bytes < 1073741824";
+    let rule = PolicyGate {
+        mode: Mode::Allow,
+        when: Some(when.to_owned()),
+    };
+    gates.insert(Gate::TrustExposure.name().to_owned(), rule);
+    let document = PolicyDocument {
+        did: identity(1).did(),
+        sequence: START.0,
+        gates,
+        limits: BTreeMap::from([("relay.ttl".to_owned(), 600)]),
+    };
+    Signed::create(&document, &identity(1)).unwrap()
+}
 
 /// Alice publishes three notes, then a better version of the second.
 pub fn alice() -> Publisher {
@@ -112,6 +132,7 @@ fn examples() -> BTreeMap<&'static str, Value> {
                 "did_document": did.document(Some("https://alice.example.net")),
             }),
         ),
+        ("policy@1.json", json!(object(policy().bytes()))),
         ("revocation@1.json", json!(object(revocation.bytes()))),
         ("fork_evidence@1.json", json!(object(evidence().bytes()))),
         ("presence@2.first.json", lines[0].clone()),
@@ -215,6 +236,7 @@ fn block(line: &str, examples: &BTreeMap<&'static str, Value>) -> Option<String>
             value.as_object_mut().unwrap().remove("signature");
             Some(String::from_utf8(canonical::to_vec(&value).unwrap()).unwrap())
         }
+        "request" => crate::requests::block(name),
         _ => None,
     }
 }

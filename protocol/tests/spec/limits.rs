@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hn_protocol::canonical::MAX_INTEGER;
-use hn_protocol::document::{ForkEvidence, Revocation};
+use hn_protocol::document::{ForkEvidence, PolicyDocument, Revocation};
 use hn_protocol::log::{EntryDraft, Line};
 use hn_protocol::sign::{DocumentError, Signed, Unverified};
 use serde_json::{Value, json};
 
 use crate::common::{START, file, identity};
-use crate::examples::{alice, evidence};
+use crate::examples::{alice, evidence, policy};
 use crate::forge::{Object, reroot, signed};
 use crate::page;
 
@@ -198,6 +198,29 @@ fn limits_of_a_presence() {
         }),
     ];
     probe("presence@2.md", "presence@2", &probes, line);
+}
+
+#[test]
+fn limits_of_a_policy() {
+    let probes: [(&str, Probe); 2] = [
+        ("bytes", |n| {
+            let pad = |text: String| {
+                signed(policy().bytes(), &identity(1), |o| {
+                    drop(o.insert("pad".into(), text.into()))
+                })
+            };
+            padded(pad, n)
+        }),
+        ("when", |n| {
+            signed(policy().bytes(), &identity(1), |o| {
+                let condition = format!("caller.known{}", " ".repeat(n - "caller.known".len()));
+                let gate = json!({"mode": "allow", "when": condition});
+                o["gates"]["federate.read"] = gate;
+            })
+        }),
+    ];
+    let verify = |bytes| Signed::<PolicyDocument>::verify(bytes).map(drop);
+    probe("policy@1.md", "policy@1", &probes, verify);
 }
 
 #[test]

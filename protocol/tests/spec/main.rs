@@ -9,6 +9,7 @@ mod examples;
 mod forge;
 mod limits;
 mod refuse;
+mod requests;
 mod sources;
 
 use std::path::PathBuf;

@@ -107,6 +107,8 @@ fn every_flag_stands_in_cli_md() {
         "id.rs",
         "mcp.rs",
         "federate.rs",
+        "http.rs",
+        "policy.rs",
         "proof.rs",
         "shard.rs",
         "status.rs",

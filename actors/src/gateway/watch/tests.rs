@@ -170,8 +170,10 @@ async fn who_takes_nothing_for_three_beats_is_cut_and_who_reads_is_not() {
     let sizes = Arc::new(Sizes::default());
     let pair = || std::os::unix::net::UnixStream::pair().unwrap();
     let ((ours, mut idler), (others, mut reading)) = (pair(), pair());
-    let _idle = streams.enter(None, connections.watch(&ours)).unwrap();
-    let place = streams.enter(None, connections.watch(&others)).unwrap();
+    let _idle = streams.enter(None, connections.watch(&ours, None)).unwrap();
+    let place = streams
+        .enter(None, connections.watch(&others, None))
+        .unwrap();
     let mut reader = Watching::new(sizes, None, None, place, LONG);
     for _ in 0..8 {
         reader.next().await.unwrap();
