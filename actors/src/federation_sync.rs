@@ -1,6 +1,7 @@
 //! Follows the roster's peers: who is pulled from when is decided by `hn_protocol::federation`; this file reads
 //! the roster, starts the pulls and the mirror runs behind them, keeps each peer's health, and answers those who wait.
 
+mod friends;
 mod messages;
 mod mirroring;
 mod view;
@@ -21,6 +22,7 @@ use hn_protocol::invariants::MAX_RETRY;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
+pub use self::friends::{FriendsView, ListFriends, PutFriend, RemoveFriend};
 pub use self::messages::{
     ListPeers, PutPeer, Refresh, ReloadRoster, RemovePeer, Reschedule, SyncError,
 };

@@ -241,6 +241,18 @@ impl Home {
         self.revocations_dir().join(format!("{did}.json"))
     }
 
+    /// `mcp/invites.json`: invitations that were made, and who came with one.
+    #[must_use]
+    pub fn invites_file(&self) -> PathBuf {
+        self.root.join("mcp").join("invites.json")
+    }
+
+    /// `mcp/introductions.json`: invitations that were taken, and what their makers said.
+    #[must_use]
+    pub fn introductions_file(&self) -> PathBuf {
+        self.root.join("mcp").join("introductions.json")
+    }
+
     /// `state/`: sled, derived from the files.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::Revocation;
-use hn_protocol::log::{Line, LogState, PageContext, PageError, Source, VerifiedPage, last_word};
+use hn_protocol::log::{Line, LogState, PageContext, PageError, Source, VerifiedPage};
 use hn_protocol::sign::Signed;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::forks::{ForkError, Forks};
 use crate::index_federator::{AppendPage, Appended, FederateError};
 use crate::pull::{lines, observe_fork};
+use crate::revocations::{RevocationError, Revocations};
 use crate::vault::{Staged, Staging};
 
 /// The most lines of one request: each costs a signature check, all of them some 40 ms.
@@ -117,6 +118,7 @@ pub struct Hosting {
     append: Recipient<AppendPage>,
     shelf: ArtifactShelf,
     clock: Clock,
+    revocations: Revocations,
     limits: HostingLimits,
     shared: Arc<Shared>,
 }
@@ -182,6 +184,7 @@ impl Hosting {
         append: Recipient<AppendPage>,
         shelf: ArtifactShelf,
         clock: Clock,
+        revocations: Revocations,
         limits: HostingLimits,
     ) -> Self {
         Self {
@@ -190,6 +193,7 @@ impl Hosting {
             append,
             shelf,
             clock,
+            revocations,
             limits,
             shared: Arc::new(Shared {
                 wanted: Mutex::default(),
@@ -269,13 +273,27 @@ impl Hosting {
             if page.lines.iter().any(refuses) {
                 return Err(HostError::Rejected);
             }
-            let seen = Some(now);
+            let (seen, word) = (Some(now), page.revocation.clone());
             let appended = self.append.send(AppendPage { base, page, seen }).await;
             if appended.map_err(|_| FederateError::Restarting)?? == Appended::Taken {
-                return Ok(());
+                return match word {
+                    Some(word) => self.end(&word).await,
+                    None => Ok(()),
+                };
             }
         }
         Err(FederateError::Restarting.into())
+    }
+
+    /// The publisher's last word: kept once what stands before it is.
+    async fn end(&self, word: &Signed<Revocation>) -> Result<(), HostError> {
+        let (revocations, bytes) = (self.revocations.clone(), word.bytes().clone());
+        blocking(move || match revocations.accept(bytes) {
+            Err(RevocationError::Io(error)) => Err(error.into()),
+            // Of a DID that this node has something to do with, as it holds its log, nothing else is wrong.
+            Ok(_) | Err(_) => Ok(()),
+        })
+        .await
     }
 
     /// Judges what the publisher itself hands over, away from the caller's thread.
@@ -289,11 +307,12 @@ impl Hosting {
             let (publisher, now) = (base.publisher, this.clock.now());
             let history = RecentHistory::new(this.catalog.history(publisher, base.epoch));
             // What ends with a slice has more to come; what ends with a presence says where the log stands.
-            let last = shown.last().cloned().map(Line::verify);
+            // So does what ends with its revocation.
+            let more = |line: &Bytes| matches!(Line::verify(line.clone()), Ok(Line::Slice(_)));
             let context = PageContext {
                 now,
                 source: Source::Publisher,
-                reaches_head: matches!(last, Some(Ok(Line::Presence(_)))),
+                reaches_head: !shown.last().is_some_and(more),
             };
             match base.follow(&shown, context, &history) {
                 Ok(page) => Ok((page, now)),
@@ -417,13 +436,6 @@ impl Hosting {
 
 fn total(shown: &[Bytes]) -> u64 {
     shown.iter().map(|line| line.len() as u64 + 1).sum()
-}
-
-/// The caller's own last word, where what it hands over ends with one.
-#[must_use]
-pub fn last_word_of(body: &Bytes, publisher: &Did) -> Option<Signed<Revocation>> {
-    let shown: Vec<Bytes> = lines(body).take(MAX_LINES).collect();
-    last_word(&shown, publisher)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -14,6 +14,7 @@
 //!            └──────────► store: sled, their index ◄─┘
 //! ```
 //!
+//! [`introducer`] stands beside them: it takes `Introduce` from the gateway, and asks other nodes by fetch.
 //! [`index_federator`] is the only writer of logs; readers use [`catalog`]. Every actor is started, watched and
 //! restarted by [`supervise`]; all wiring stands in the binary's `node.rs`.
 
@@ -29,10 +30,14 @@ pub mod gateway;
 pub mod home;
 pub mod hosted;
 pub mod index_federator;
+pub mod introducer;
+pub mod invites;
+mod kept;
 pub mod keyring;
 pub mod log_recovery;
 pub mod logs;
 pub mod metrics;
+pub mod own_url;
 pub mod place;
 pub mod policy;
 pub mod prove;

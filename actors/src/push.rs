@@ -22,6 +22,8 @@ use crate::pull::route;
 
 /// Slices of one request: its body stays below the 8 MiB that a host reads, see [`Catalog::page`].
 const SLICES: usize = 64;
+/// The longest answer to slices: a list of the digests of 8 MiB of them.
+const MAX_ANSWER: usize = 8 << 20;
 /// Artifacts sent at the same time to one host, as many as it is asked for in a mirror run.
 const AT_ONCE: usize = 4;
 
@@ -145,7 +147,13 @@ impl Push {
     async fn publish(&self, fetch: &Fetch, base: &Url, page: Bytes) -> Result<Stands, PushError> {
         let url = route(base, &["publish"]);
         let taken = fetch
-            .post(&url, Trust::Operator, "application/x-ndjson", page)
+            .post(
+                &url,
+                Trust::Operator,
+                "application/x-ndjson",
+                page,
+                MAX_ANSWER,
+            )
             .await?;
         canonical::from_slice(&taken.body).map_err(|error| {
             PushError::Answer(format!("the host's answer to POST /publish: {error}"))

@@ -3,7 +3,9 @@
 //! A person may edit the file while the node runs: it is re-read when it changes, an edit that cannot be read
 //! leaves the roster as it was and is named in `hn status`, and our own edits keep comments and order.
 
-use std::collections::BTreeMap;
+mod friend;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
 use url::Url;
 
+pub use self::friend::{Right, RosterFriend, UnknownRight};
 use crate::failpoint;
 use crate::vault;
 
@@ -52,20 +55,6 @@ pub struct RosterPeer {
     /// The petname.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
-}
-
-/// One `[[friend]]`: rights, given apart from following (design 7).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RosterFriend {
-    /// Who.
-    pub did: Did,
-    /// What they may do.
-    #[serde(default)]
-    pub rights: Vec<String>,
-    /// Whether policy sees them as a friend.
-    #[serde(default)]
-    pub friend: bool,
 }
 
 /// The whole file.
@@ -112,7 +101,8 @@ impl Standings {
             let standing = standings.entry(friend.did).or_default();
             standing.known = true;
             standing.friend |= friend.friend;
-            standing.rights.extend(friend.rights.iter().cloned());
+            let rights = friend.rights.iter().map(|right| right.name().to_owned());
+            standing.rights.extend(rights);
         }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(standings);
     }
@@ -213,40 +203,20 @@ impl RosterFile {
 
     /// Adds `peer`, or replaces URL, presence, scope, mirror and alias of the one with its DID. Durable when it returns.
     pub fn put(&mut self, peer: &RosterPeer) -> Result<(), RosterError> {
-        self.edit(|peers| {
-            let at = peers.iter().position(|table| names(table, &peer.did));
-            let mut fresh = Table::new();
-            let table = match at.and_then(|at| peers.get_mut(at)) {
-                Some(table) => table,
-                None => &mut fresh,
+        self.edit("peer", |peers| {
+            let url = |url: &Option<Url>| url.as_ref().map(|url| value(url.as_str()));
+            let scope = match peer.scope {
+                Scope::Own => "own",
+                Scope::Held => "held",
             };
-            let mut set = |key: &str, to: Option<Item>| match to {
-                Some(item) => {
-                    table.insert(key, item);
-                }
-                None => {
-                    table.remove(key);
-                }
-            };
-            set("did", Some(value(peer.did.to_string())));
-            set("url", peer.url.as_ref().map(|url| value(url.as_str())));
-            set(
-                "presence",
-                peer.presence.as_ref().map(|url| value(url.as_str())),
-            );
-            set(
-                "scope",
-                Some(value(if peer.scope == Scope::Own {
-                    "own"
-                } else {
-                    "held"
-                })),
-            );
-            set("mirror", peer.mirror.then(|| value(true)));
-            set("alias", peer.alias.as_ref().map(value));
-            if at.is_none() {
-                peers.push(fresh);
-            }
+            change_table(peers, &peer.did, |table| {
+                set(table, "did", Some(value(peer.did.to_string())));
+                set(table, "url", url(&peer.url));
+                set(table, "presence", url(&peer.presence));
+                set(table, "scope", Some(value(scope)));
+                set(table, "mirror", peer.mirror.then(|| value(true)));
+                set(table, "alias", peer.alias.as_ref().map(value));
+            });
         })
     }
 
@@ -255,25 +225,40 @@ impl RosterFile {
         if self.peer(did).is_none() {
             return Ok(false);
         }
-        self.edit(|peers| peers.retain(|table| !names(table, did)))?;
+        self.edit("peer", |peers| peers.retain(|table| !names(table, did)))?;
         Ok(true)
     }
 
-    fn edit(&mut self, change: impl FnOnce(&mut ArrayOfTables)) -> Result<(), RosterError> {
+    /// Changes the tables of one kind, and leaves everything else as a person wrote it.
+    fn edit(
+        &mut self,
+        kind: &str,
+        change: impl FnOnce(&mut ArrayOfTables),
+    ) -> Result<(), RosterError> {
         let text = self.read()?;
         // What a person broke is not ours to overwrite.
         self.parse(&text)?;
         let mut document: DocumentMut = text
             .parse()
             .map_err(|e: toml_edit::TomlError| self.form(e.to_string()))?;
-        let peers = document
-            .entry("peer")
+        let was_empty = document.is_empty();
+        let tables = document
+            .entry(kind)
             .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-        let peers = peers.as_array_of_tables_mut().ok_or_else(|| {
-            self.form("peer is written as an inline array; write [[peer]]".into())
+        let tables = tables.as_array_of_tables_mut().ok_or_else(|| {
+            self.form(format!(
+                "{kind} is written as an inline array; write [[{kind}]]"
+            ))
         })?;
-        change(peers);
+        change(tables);
+        if was_empty {
+            keep_heading(&mut document, kind);
+        }
         let text = document.to_string();
+        // What is written has to be read again.
+        if text.len() as u64 > MAX_BYTES {
+            return Err(self.form(format!("larger than {MAX_BYTES} bytes")));
+        }
         let roster = self.parse(&text)?;
         self.write(text.as_bytes())
             .map_err(|error| RosterError::Io {
@@ -355,6 +340,14 @@ impl RosterFile {
                 return Err(self.form(format!("{url} is not a plain http or https URL")));
             }
         }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = roster
+            .friends
+            .iter()
+            .find(|friend| !seen.insert(friend.did))
+        {
+            return Err(self.form(format!("the friend {} stands twice", twice.did)));
+        }
         Ok(roster)
     }
 
@@ -374,6 +367,46 @@ pub fn is_base_url(url: &Url) -> bool {
         && url.username().is_empty()
         && url.password().is_none()
         && url.fragment().is_none()
+}
+
+/// What a person wrote into a file without any table stays above the first one.
+fn keep_heading(document: &mut DocumentMut, kind: &str) {
+    let heading = document.trailing().as_str().unwrap_or_default().to_owned();
+    let tables = document
+        .get_mut(kind)
+        .and_then(Item::as_array_of_tables_mut);
+    if let Some(first) = tables.and_then(|tables| tables.get_mut(0)) {
+        first.decor_mut().set_prefix(heading);
+        document.set_trailing("");
+    }
+}
+
+/// Changes the table of this DID; a new one where there is none.
+fn change_table(tables: &mut ArrayOfTables, did: &Did, change: impl FnOnce(&mut Table)) {
+    let at = tables.iter().position(|table| names(table, did));
+    if let Some(table) = at.and_then(|at| tables.get_mut(at)) {
+        change(table);
+        return;
+    }
+    let mut table = Table::new();
+    change(&mut table);
+    tables.push(table);
+}
+
+/// Sets a key, or takes it away. What a person wrote beside the old value stays.
+fn set(table: &mut Table, key: &str, to: Option<Item>) {
+    let Some(mut item) = to else {
+        table.remove(key);
+        return;
+    };
+    let Some(old) = table.get_mut(key) else {
+        table.insert(key, item);
+        return;
+    };
+    if let (Some(new), Some(old)) = (item.as_value_mut(), old.as_value()) {
+        *new.decor_mut() = old.decor().clone();
+    }
+    *old = item;
 }
 
 fn names(table: &Table, did: &Did) -> bool {

@@ -16,6 +16,11 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// The Python with the libraries: `HN_PYTHON`, come what may, else the environment that `system-tests.sh` makes, else
 /// `python3` if it has them. `None`, saying so, where there is none.
 pub fn python() -> Option<PathBuf> {
+    python_with("import rfc8785, cryptography, blake3, base58")
+}
+
+/// [`python`] for another line of imports.
+pub fn python_with(imports: &str) -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("HN_PYTHON") {
         return Some(PathBuf::from(named));
     }
@@ -23,13 +28,11 @@ pub fn python() -> Option<PathBuf> {
     let made = PathBuf::from(root).join("target/system-tests/venv/bin/python");
     let found = [made, PathBuf::from("python3")].into_iter().find(|python| {
         let mut probe = Command::new(python);
-        probe.args(["-c", "import rfc8785, cryptography, blake3, base58"]);
+        probe.args(["-c", imports]);
         probe.output().is_ok_and(|output| output.status.success())
     });
     if found.is_none() {
-        println!(
-            "no Python with rfc8785, cryptography, blake3, base58; integration/system-tests.sh runs this with one"
-        );
+        println!("no Python that can `{imports}`; integration/system-tests.sh runs this with one");
     }
     found
 }

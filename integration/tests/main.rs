@@ -7,15 +7,17 @@
 //! | `mirror` | artifacts come many at once, from whoever has them, within their bounds |
 //! | `holders` | what a peer says of the logs of others is judged log by log |
 //! | `forks` | a publisher that signs two logs is proved, told of, and ended by the operator alone |
+//! | `friends` | an invite survives everything, and the operator's word is what the roster says |
 //! | `own_log` | a home from an old disk is completed by its followers before it signs |
 //! | `bodies` | what no parser should read is refused on the socket too |
 //! | `crash` | a crash at any point loses nothing that was acknowledged |
 //! | `recovery` | what crashes and old copies leave behind is mended without a hand |
 //! | `supervision` | a panic in an actor is the affair of one request |
 //! | `gateway` | the HTTP contract of `spec/http.md` |
-//! | `revoked` | a DID that was revoked has ended everywhere, for its thief as well |
 //! | `signed` | who asks is known, and nobody is taken for another |
+//! | `revoked` | a DID that was revoked has ended everywhere, for its thief as well |
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
+//! | `callers` | a client in another language is taken, and a fuzzer finds nothing that `/openapi.json` does not say |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
 //! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
@@ -29,10 +31,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bodies;
+mod callers;
 mod cli_contract;
 mod crash;
 mod federation;
 mod forks;
+mod friends;
 mod gateway;
 mod holders;
 mod home;

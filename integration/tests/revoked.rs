@@ -584,8 +584,8 @@ async fn who_has_ended_is_nobody_at_any_door() {
             caller.get("/federate/peers"),
         ] {
             let (status, problem) = ask.answer().await;
-            let code = json!("signature_revoked");
-            assert_eq!((status, &problem["code"]), (401, &code), "{problem}");
+            let code = json!("caller_revoked");
+            assert_eq!((status, &problem["code"]), (403, &code), "{problem}");
         }
         holds_the_end(&host, did, &word, &slices).await;
         host.kill();

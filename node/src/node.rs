@@ -16,14 +16,18 @@ use hn_actors::failpoint::{self, FailpointError};
 use hn_actors::federation_sync::{FederationSync, ReloadRoster, Reschedule, SyncOptions};
 use hn_actors::fetch::{Fetch, Signer};
 use hn_actors::forks::Forks;
+use hn_actors::gateway::friends::FriendLinks;
 use hn_actors::gateway::{Admission, Drain, Gateway, GatewayState, Links, Serve};
 use hn_actors::home::{Home, HomeError, HomeLock};
 use hn_actors::hosted::{Hosting, HostingLimits};
 use hn_actors::index_federator::{Announce, FederatorOptions, GetOwnLog, IndexFederator};
+use hn_actors::introducer::{Introducer, IntroducerOptions, IntroductionBook};
+use hn_actors::invites::Invites;
 use hn_actors::keyring::{Keyring, KeyringError, Passphrase};
 use hn_actors::log_recovery::{LogRecovery, OwnLogLinks, RecoveryStart};
 use hn_actors::logs::{PrunePolicy, Shelf};
 use hn_actors::metrics::Metrics;
+use hn_actors::own_url::OwnUrl;
 use hn_actors::policy::PolicyShelf;
 use hn_actors::pull::{PullLimits, Puller};
 use hn_actors::revocations::Revocations;
@@ -388,6 +392,30 @@ impl Node {
                 make,
             )
         };
+        let kept = |error: std::io::Error| StartError::Actor(format!("mcp/ in the home: {error}"));
+        let introductions = IntroductionBook::open(&home, clock.now()).map_err(kept)?;
+        let own_url = OwnUrl::new(serving.then(|| ready.base_url.clone()), catalog.clone());
+        let introducer = {
+            let options = IntroducerOptions {
+                background,
+                own_url: own_url.clone(),
+                clock,
+            };
+            let (introductions, fetch) = (introductions.clone(), fetch.clone());
+            let make = move |_: &mut _| Introducer::new(options, introductions, fetch);
+            let thread = Some(&sync_thread.handle());
+            supervise("introducer", MAILBOX, &registry, thread, make)
+        };
+        let friends = FriendLinks {
+            invites: Invites::open(&home, standings.clone(), clock.now()).map_err(kept)?,
+            introductions,
+            own_url,
+            put: sync.clone().recipient(),
+            remove: sync.clone().recipient(),
+            list: sync.clone().recipient(),
+            introduce: introducer.clone().recipient(),
+            forget: introducer.recipient(),
+        };
         if background && settings.federation.watch {
             let links = WatchLinks {
                 news: sync.clone().recipient(),
@@ -431,6 +459,7 @@ impl Node {
             federator.clone().recipient(),
             artifacts.clone(),
             clock,
+            revocations.clone(),
             HostingLimits {
                 journal: settings.federation.max_held_bytes,
                 artifacts: mirror_limits(&settings),
@@ -471,6 +500,7 @@ impl Node {
             mirror_limits: mirror_limits(&settings),
             hosting,
             fetch,
+            friends,
             admission: Admission::new(clock.now()),
         };
         let socket = match mode {

@@ -13,6 +13,7 @@
 //! | [`request`] | who signed an HTTP request (RFC 9421) |
 //! | [`recovery`] | whether our own log may be signed upon |
 //! | [`federation`] | which peer is asked when, and what its state is |
+//! | [`invite`] | invitations: the line that people send, and both sides of an introduction |
 //! | [`invariants`] | the numbered laws of `spec/`, used by every level of test |
 //! | [`time`], [`digest`] | values |
 //!
@@ -24,6 +25,7 @@ pub mod digest;
 pub mod document;
 pub mod federation;
 pub mod invariants;
+pub mod invite;
 pub mod log;
 pub mod merkle;
 pub mod policy;

@@ -27,8 +27,8 @@ const GATED_FOR: Duration = Duration::from_secs(600);
 const MAX_GATED: usize = 1024;
 /// What is read of a file and sent at once.
 const CHUNK: usize = 64 << 10;
-/// The longest answer to what is handed over: a list of digests of a body of 8 MiB.
-const MAX_ANSWER: usize = 8 << 20;
+/// The longest answer to a file that was handed over: that it was stored.
+const MAX_STORED: usize = 16 << 10;
 
 /// Who signs, and when.
 pub struct Signer {
@@ -63,20 +63,22 @@ impl Fetch {
         }
     }
 
-    /// POSTs `body`, signed. Errors: everything but 2xx; there is no audience, or nobody to sign.
+    /// POSTs `body`, signed. Errors: everything but 2xx; an answer of more than `max` bytes; there is no audience, or nobody to
+    /// sign.
     pub async fn post(
         &self,
         url: &Url,
         trust: Trust,
         media: &'static str,
         body: Bytes,
+        max: usize,
     ) -> Result<Taken, FetchError> {
         let proof = BodyProof::Content(ContentDigest::field_of(&body));
         let request = self.request(Method::POST, url, trust)?;
         let request = request.header(CONTENT_TYPE, media);
         let request = self.sign(request, &Method::POST, url, &proof)?;
         let size = body.len() as u64;
-        self.hand_over(request.body(body), size).await
+        self.hand_over(request.body(body), size, max).await
     }
 
     /// PUTs the `size` bytes of `file`, which hash to `digest`, signed. Errors: as [`Fetch::post`].
@@ -102,18 +104,23 @@ impl Fetch {
             Ok::<_, std::io::Error>(chunk)
         });
         let request = request.body(reqwest::Body::wrap_stream(chunks));
-        self.hand_over(request, size).await
+        self.hand_over(request, size, MAX_STORED).await
     }
 
     /// Sends a body of `size` bytes, which goes out before there are headers: it has as long as its bytes may take.
-    async fn hand_over(&self, request: RequestBuilder, size: u64) -> Result<Taken, FetchError> {
+    async fn hand_over(
+        &self,
+        request: RequestBuilder,
+        size: u64,
+        max: usize,
+    ) -> Result<Taken, FetchError> {
         let allowed = self.inner.patience + Duration::from_secs(size / super::SLOWEST);
         let mut body = self.send(request, allowed).await?;
         let status = body.response.status();
         if !status.is_success() {
             return Err(body.refusal().await);
         }
-        let body = body.whole(MAX_ANSWER).await?;
+        let body = body.whole(max).await?;
         Ok(Taken { status, body })
     }
 

@@ -28,6 +28,7 @@ use tracing::info;
 
 use super::GatewayState;
 use super::admin::{Operator, check_operator};
+use super::friends::MAX_INTRODUCTION;
 use super::guard::SentPath;
 use super::problem::Problem;
 use crate::policy;
@@ -50,8 +51,8 @@ pub enum Access {
     Gated(Gate),
     /// Whom the gate allows, and who signs.
     Signed(Gate),
-    /// Whoever signs; what they may do is the handler's question.
-    Named,
+    /// Whoever signs, with a body of at most so many bytes; what they may do is the handler's question.
+    Named(usize),
     /// The node's operator, over its socket.
     Operator,
 }
@@ -80,6 +81,11 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("PUT", "/artifact/{digest}", HOSTED),
     ("POST", "/publish", HOSTED),
     ("POST", "/revocation", Access::Open),
+    (
+        "POST",
+        "/federate/requests",
+        Access::Named(MAX_INTRODUCTION),
+    ),
     ("GET", "/openapi.json", Access::Open),
     ("GET", "/docs", Access::Open),
 ];
@@ -91,7 +97,7 @@ impl fmt::Display for Access {
             Self::Open => f.write_str("open"),
             Self::Gated(gate) => write!(f, "gate {}", gate.name()),
             Self::Signed(gate) => write!(f, "signed, gate {}", gate.name()),
-            Self::Named => f.write_str("signed"),
+            Self::Named(_) => f.write_str("signed"),
             Self::Operator => f.write_str("operator"),
         }
     }
@@ -164,22 +170,19 @@ async fn admit(
     request: &mut ServiceRequest,
     state: &GatewayState,
 ) -> Result<Option<Caller>, Problem> {
-    let must_sign = matches!(access, Access::Signed(_) | Access::Named);
+    let must_sign = matches!(access, Access::Signed(_) | Access::Named(_));
     let is_operator = request.conn_data::<Operator>().is_some();
     let signed = match authenticate(request, state) {
         Err(SignatureError::Missing) if !must_sign => None,
         signed => Some(signed?),
     };
     if let Some(signed) = &signed {
-        if state.revocations.is_revoked(&signed.caller) {
-            let detail = format!("{} has ended: nobody can ask as it any more", signed.caller);
-            return Err(Problem::new("signature_revoked", detail));
-        }
+        refuse_revoked(signed, state)?;
         take_nonce(signed, state)?;
     }
     let gate = match access {
         Access::Gated(gate) | Access::Signed(gate) => Some(gate),
-        Access::Open | Access::Named | Access::Operator => None,
+        Access::Open | Access::Named(_) | Access::Operator => None,
     };
     // The operator asks for himself, unless he asks as somebody.
     let passes = is_operator && signed.is_none();
@@ -187,7 +190,13 @@ async fn admit(
         permit(gate, signed.as_ref().map(|signed| signed.caller), state)?;
     }
     match signed {
-        Some(signed) => Ok(Some(prove_body(signed, request, state).await?)),
+        Some(signed) => {
+            let most = match access {
+                Access::Named(most) => most,
+                _ => MAX_BODY,
+            };
+            Ok(Some(prove_body(signed, most, request, state).await?))
+        }
         None => Ok(None),
     }
 }
@@ -264,6 +273,18 @@ fn take_nonce(signed: &SignedRequest, state: &GatewayState) -> Result<(), Proble
         })
 }
 
+/// Whoever signs for a DID that was revoked is not believed to be its owner.
+fn refuse_revoked(signed: &SignedRequest, state: &GatewayState) -> Result<(), Problem> {
+    if state.revocations.is_revoked(&signed.caller) {
+        let detail = format!(
+            "{} is revoked: nothing that it signs is believed",
+            signed.caller
+        );
+        return Err(Problem::new("caller_revoked", detail));
+    }
+    Ok(())
+}
+
 /// Asks the policy. Errors: it does not allow this caller.
 fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), Problem> {
     let held = caller.and_then(|caller| state.hosting.bytes_of(&caller).ok());
@@ -292,6 +313,7 @@ fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), P
 
 async fn prove_body(
     signed: SignedRequest,
+    most: usize,
     request: &mut ServiceRequest,
     state: &GatewayState,
 ) -> Result<Caller, Problem> {
@@ -309,7 +331,7 @@ async fn prove_body(
                 Problem::new("signature_digest", error.to_string())
             };
             let digest = ContentDigest::parse(&field).map_err(wrong)?;
-            let (body, permit) = read_body(request, state).await?;
+            let (body, permit) = read_body(most, request, state).await?;
             digest.check(&body).map_err(wrong)?;
             (caller.body, caller._permit) = (body, Some(permit));
         }
@@ -317,8 +339,9 @@ async fn prove_body(
     Ok(caller)
 }
 
-/// Reads a body whole. Errors: too large, compressed, too slow, too many at a time.
+/// Reads a body of at most `max` bytes whole. Errors: too large, compressed, too slow, too many at a time.
 async fn read_body(
+    max: usize,
     request: &mut ServiceRequest,
     state: &GatewayState,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
@@ -333,12 +356,12 @@ async fn read_body(
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
     let most = if headers.contains_key(TRANSFER_ENCODING) {
-        MAX_BODY
+        max
     } else {
         length.unwrap_or(0)
     };
-    let too_large = || Problem::new("body_too_large", format!("at most {MAX_BODY} bytes"));
-    if most > MAX_BODY {
+    let too_large = || Problem::new("body_too_large", format!("at most {max} bytes"));
+    if most > max {
         return Err(too_large());
     }
     let bodies = Arc::clone(&state.admission.callers.bodies);

@@ -14,7 +14,8 @@ use url::Url;
 
 use super::problem::Problem;
 use super::{
-    GatewayState, artifact, forks, other_methods, parse_did, publish, read, status, storage,
+    GatewayState, artifact, forks, friends, other_methods, parse_did, publish, read, status,
+    storage,
 };
 use crate::artifact_mirror::{FetchArtifact, Holder};
 use crate::catalog::{LogView, ReadError};
@@ -132,6 +133,8 @@ struct PeerBody {
     scope: Option<Scope>,
     mirror: Option<bool>,
     alias: Option<String>,
+    /// Of an invite: whoever is added is told that we come with it.
+    token: Option<String>,
 }
 
 async fn put_peer(
@@ -162,6 +165,7 @@ async fn put_peer(
             format!("{alias:?} is no petname"),
         ));
     }
+    let invited = friends::invited(asked.url.as_ref(), asked.token.as_deref())?;
     let known = known_peer(&state, &did).await?;
     // An alias names one peer, and never another than the node itself where it is the node's own.
     if let Some(alias) = &asked.alias {
@@ -200,7 +204,12 @@ async fn put_peer(
         alias: asked.alias.or_else(|| known.and_then(|peer| peer.alias)),
     };
     let view = state.ask(&state.links.put_peer, PutPeer { peer }).await??;
-    Ok(HttpResponse::Ok().json(json!({ "peer": view })))
+    Ok(
+        HttpResponse::Ok().json(match friends::introduce_us(&state, did, invited).await? {
+            Some(introduction) => json!({ "peer": view, "introduction": introduction }),
+            None => json!({ "peer": view }),
+        }),
+    )
 }
 
 async fn known_peer(state: &GatewayState, did: &Did) -> Result<Option<PeerView>, Problem> {
@@ -215,6 +224,7 @@ async fn remove_peer(
 ) -> Result<HttpResponse, Problem> {
     check_operator(&request)?;
     let did = parse_did(&did)?;
+    friends::forget(&state, did).await?;
     state
         .ask(&state.links.remove_peer, RemovePeer { did })
         .await??;

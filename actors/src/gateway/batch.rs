@@ -79,7 +79,7 @@ impl Query {
 #[utoipa::path(get, path = "/federate/artifacts", tag = "federate", params(
     ("publisher" = Option<String>, Query, description = "did:hn; this node's own by default"),
     ("cursor" = Option<String>, Query, description = "first seq, decimal; 0 by default"),
-    ("limit" = Option<u16>, Query, description = "entries, 1 to 8192; 1024 by default")), responses(
+    ("limit" = Option<u16>, Query, minimum = 1, maximum = 8192, description = "entries; 1024 by default")), responses(
     (status = 200, description = "A tar; a Link with rel=next unless it reaches the head", content_type = "application/x-tar"),
     (status = 400, description = "A bad cursor, limit or DID"), (status = 404, description = "No such log is held"),
     (status = 503, description = "Too many answers are under way")))]

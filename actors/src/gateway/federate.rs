@@ -61,7 +61,7 @@ impl IndexQuery {
 #[utoipa::path(get, path = "/federate/index", tag = "federate", params(
     ("publisher" = Option<String>, Query, description = "did:hn; this node's own by default"),
     ("cursor" = Option<String>, Query, description = "first seq, decimal; 0 by default"),
-    ("limit" = Option<u8>, Query, description = "slices, 1 to 64; 16 by default"),
+    ("limit" = Option<u8>, Query, minimum = 1, maximum = 64, description = "slices; 16 by default"),
     ("epoch" = Option<u64>, Query, description = "an older epoch")), responses(
     (status = 200, description = "NDJSON; a Link with rel=next unless it reaches the head", content_type = "application/x-ndjson"),
     (status = 304, description = "Unchanged since If-None-Match"),

@@ -32,7 +32,7 @@ pub struct Kept {
 
 /// Takes the caller's own signed presences and slices, in order, all or nothing: the log is served from now on, also while
 /// its publisher sleeps. An empty body only asks how the log stands here.
-#[utoipa::path(post, path = "/publish", tag = "hosted", request_body(content = String, content_type = "application/x-ndjson", description = "Signed documents of the caller, one a line"), responses(
+#[utoipa::path(post, path = "/publish", tag = "hosted", request_body(content = Option<String>, content_type = "application/x-ndjson", description = "Signed documents of the caller, one a line"), responses(
     (status = 200, description = "Durable; `missing` names the artifacts to be PUT", body = Received)))]
 pub async fn publish(
     request: HttpRequest,
@@ -59,16 +59,13 @@ pub async fn publish(
         .hosting
         .publish(caller.did, caller.body.clone())
         .await?;
-    if let Some(word) = crate::hosted::last_word_of(&caller.body, &caller.did) {
-        let (revocations, word) = (state.revocations.clone(), word.bytes().clone());
-        super::blocking(move || Ok(revocations.accept(word)?)).await?;
-    }
     Ok(HttpResponse::Ok().json(received))
 }
 
 /// Takes an artifact that a slice of the caller's log names.
 #[utoipa::path(put, path = "/artifact/{digest}", tag = "hosted", request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
-    (status = 200, description = "It was here already", body = Kept), (status = 201, description = "Durable", body = Kept)))]
+    (status = 200, description = "It was here already", body = Kept), (status = 201, description = "Durable", body = Kept),
+    (status = 404, description = "No slice that was handed over names it")))]
 pub async fn put_artifact(
     request: HttpRequest,
     digest: web::Path<String>,

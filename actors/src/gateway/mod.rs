@@ -10,6 +10,7 @@ mod batch;
 mod connections;
 mod federate;
 mod forks;
+pub mod friends;
 mod guard;
 mod heads;
 mod hosted;
@@ -172,6 +173,8 @@ pub struct GatewayState {
     pub hosting: Hosting,
     /// Asks other nodes.
     pub fetch: Fetch,
+    /// Friends and invitations.
+    pub friends: friends::FriendLinks,
     /// How much is under way.
     pub admission: Admission,
 }
@@ -336,6 +339,7 @@ impl Handler<Serve> for Gateway {
                 .configure(policy::routes)
                 .configure(push::routes)
                 .configure(revocation::operator_routes)
+                .configure(friends::routes)
                 .default_service(web::route().to(unknown_route))
         })
         .workers(1)
@@ -457,14 +461,15 @@ fn open_routes(config: &mut web::ServiceConfig) {
                 .default_service(other_methods("POST")),
         )
         .service(
-            web::resource("/revocation")
+            web::resource("/federate/requests")
                 .route(asked(
                     "POST",
-                    "/revocation",
-                    web::post().to(revocation::tell),
+                    "/federate/requests",
+                    web::post().to(friends::request),
                 ))
                 .default_service(other_methods("POST")),
         )
+        .configure(revocation::open_routes)
         .configure(openapi::routes);
 }
 

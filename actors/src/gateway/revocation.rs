@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::admin::{check_operator, whole};
 use super::problem::{Problem, REVOKED};
-use super::{GatewayState, other_methods};
+use super::{GatewayState, asked, other_methods};
 use crate::index_federator::GetOwnLog;
 use crate::revocations::Accepted;
 
@@ -19,6 +19,15 @@ pub struct Told {
     did: String,
     /// `accepted`: durable and believed from now on; `known`: it was already.
     status: &'static str,
+}
+
+/// The open route.
+pub fn open_routes(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource("/revocation")
+            .route(asked("POST", "/revocation", web::post().to(tell)))
+            .default_service(other_methods("POST")),
+    );
 }
 
 /// The operator's route.
@@ -32,7 +41,7 @@ pub fn operator_routes(config: &mut web::ServiceConfig) {
 
 /// Tells this node that a DID has ended.
 #[utoipa::path(post, path = "/revocation", tag = "presence",
-    request_body(content = String, content_type = "application/json", description = "One revocation@1, at most 4 KiB"), responses(
+    request_body(content = Object, content_type = "application/json", description = "One revocation@1, at most 4 KiB"), responses(
     (status = 200, description = "Durable, and believed from now on or already", body = Told),
     (status = 400, description = "No revocation@1, or not by the DID that it names"),
     (status = 404, description = "A DID that this node has nothing to do with"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::admin::check_operator;
 use super::problem::Problem;
-use super::{GatewayState, GetListeners, own_log};
+use super::{GatewayState, GetListeners, friends, own_log};
 use crate::federation_sync::{ListPeers, PeerView, RosterView};
 use crate::home;
 use crate::index_federator::{GetOwnLog, OwnLog};
@@ -109,7 +109,7 @@ pub async fn status(
         listeners.listen.is_some_and(|l| l.ip().is_loopback()),
     );
     let (own, storage) = (state.catalog.own(), storage(&state).await?);
-    Ok(HttpResponse::Ok().json(json!({
+    let mut status = json!({
         "node": {
             "did": own,
             "version": env!("CARGO_PKG_VERSION"),
@@ -134,7 +134,9 @@ pub async fn status(
         "held_logs": state.catalog.count().saturating_sub(1),
         "storage": storage,
         "next_steps": next_steps,
-    })))
+    });
+    friends::status(&state, &mut status).await;
+    Ok(HttpResponse::Ok().json(status))
 }
 
 /// The own log, and where it is being recovered, how far that is.
@@ -237,6 +239,7 @@ fn next_steps(
             "hn mcp federate refresh",
         ));
     }
+    steps.extend(friends::next_steps(state));
     for fork in state.forks.list().iter().filter(|fork| !fork.accepted) {
         let sides: Vec<String> = fork.sides.iter().map(|s| s.digest.to_string()).collect();
         steps.push(step(

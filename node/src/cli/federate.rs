@@ -1,6 +1,7 @@
 //! `hn mcp federate`: whom this node follows.
 
 use clap::{Args, Subcommand, ValueEnum};
+use hn_protocol::invite::Invite;
 use hn_protocol::time::Timestamp;
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
@@ -34,10 +35,11 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Add {
-    /// DID of the peer, or its alias when it is known already
-    #[arg(value_name = "DID|ALIAS")]
+    /// DID of the peer, its alias when it is known already, or the invite that its operator sent: then they are told that you
+    /// came
+    #[arg(value_name = "DID|ALIAS|INVITE")]
     did: String,
-    /// Base URL of the peer; without it, it is looked for in what this node holds
+    /// Base URL of the peer; without it, it is looked for in what this node holds. An invite has it
     #[arg(value_parser = parse_url)]
     url: Option<Url>,
     /// URL of the peer's presence, where it is not <URL>/presence
@@ -100,8 +102,37 @@ fn parse_url(text: &str) -> Result<Url, String> {
     }
 }
 
-async fn add(ctx: &Context, arguments: Add) -> Result<Outcome, CliError> {
+/// The invite in the place of a DID, where it is one: no DID and no alias of ours has a `=`.
+fn invite(arguments: &Add) -> Result<Option<Invite>, CliError> {
+    let text = arguments.did.trim();
+    if !(text.starts_with("did:") && text.contains('=')) {
+        return Ok(None);
+    }
+    let invite: Invite = text.parse().map_err(|error| {
+        CliError::usage("bad_invite", format_args!("the invite: {error}"))
+            .next("paste the whole line, in quotes, as `hn mcp invite` printed it")
+    })?;
+    if arguments.url.is_some() {
+        return Err(CliError::usage(
+            "invite_with_url",
+            "an invite names its URL, and here is another one",
+        )
+        .next("leave the URL out"));
+    }
+    Ok(Some(invite))
+}
+
+async fn add(ctx: &Context, mut arguments: Add) -> Result<Outcome, CliError> {
     let mut body = Map::new();
+    if let Some(invite) = invite(&arguments)? {
+        let url = parse_url(invite.url.as_str()).map_err(|error| {
+            CliError::usage("bad_invite", format_args!("the invite's URL: {error}"))
+                .next("ask whoever sent it for another one")
+        })?;
+        arguments.url = Some(url);
+        arguments.did = invite.did.to_string();
+        body.insert("token".to_owned(), invite.token.to_string().into());
+    }
     let mut set =
         |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
     set(
@@ -123,14 +154,14 @@ async fn add(ctx: &Context, arguments: Add) -> Result<Outcome, CliError> {
     set("mirror", arguments.mirror.then_some(json!(true)));
     set("alias", arguments.alias.map(Value::String));
 
-    let (answer, names) = client::with_node(ctx, async |admin| {
+    let (answer, names, running) = client::with_node(ctx, async |admin| {
         let did = Names::load(ctx, admin).await?.did(&arguments.did)?;
         let request = admin
             .request(Method::PUT, &format!("/admin/federation/peers/{did}"))
             .json(&body);
         let answer = client::json(request).await?;
         let names = Names::load(ctx, admin).await?;
-        Ok((answer, names))
+        Ok((answer, names, admin.is_remote()))
     })
     .await?;
     output::show(ctx.format, &answer, |answer| {
@@ -141,8 +172,17 @@ async fn add(ctx: &Context, arguments: Add) -> Result<Outcome, CliError> {
             ""
         };
         let name = names.show(text(peer, "did"));
+        let introduced = match (answer["introduction"].is_object(), running) {
+            (false, _) => "",
+            (true, true) => {
+                "they are told that you came with their invite; hn status says what they answer\n"
+            }
+            (true, false) => {
+                "they are told that you came with their invite once a node runs here: hn mcp serve\n"
+            }
+        };
         format!(
-            "following {name} at {}, scope {}{mirrored}\n",
+            "following {name} at {}, scope {}{mirrored}\n{introduced}",
             base(peer),
             text(peer, "scope")
         )

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::federate;
+use super::friends;
 use super::log;
 use super::output::{self, CliError, Outcome};
 use super::storage;
@@ -34,6 +35,10 @@ pub enum Command {
     /// Peers: follow, list, refresh
     #[command(subcommand)]
     Federate(federate::Command),
+    /// Say what somebody may do here, and that they are a friend
+    Allow(friends::Allow),
+    /// Make an invitation: one line to send to a friend, and a QR code of it
+    Invite(friends::InviteArguments),
     /// Pull from every peer: one round of the running node, or follow here until SIGTERM
     Sync(Sync),
     /// What takes how much of the disk, and what has no room
@@ -82,6 +87,8 @@ pub async fn run(ctx: &Context, command: Command) -> Result<Outcome, CliError> {
     match command {
         Command::Serve(arguments) => serve(ctx, arguments).await,
         Command::Federate(command) => federate::run(ctx, command).await,
+        Command::Allow(arguments) => friends::allow(ctx, arguments).await,
+        Command::Invite(arguments) => friends::invite(ctx, arguments).await,
         Command::Sync(Sync { once: true }) => federate::refresh(ctx, None, false).await,
         Command::Sync(Sync { once: false }) => follow(ctx).await,
         Command::Storage => storage::run(ctx).await,

@@ -6,6 +6,7 @@
 mod completions;
 mod federate;
 mod forks;
+mod friends;
 mod http;
 pub mod id;
 mod log;

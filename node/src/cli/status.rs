@@ -8,6 +8,7 @@ use hn_protocol::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::friends::rights_of;
 use super::output::{self, CliError, Format, Outcome};
 use crate::client::{self, Admin};
 use crate::names::Names;
@@ -78,6 +79,9 @@ fn page(ctx: &Context, status: &Value, now: Timestamp) -> String {
             String::new()
         },
         peers(&status["peers"], &names, now),
+        friends(&status["friends"], &names),
+        requests(&status["requests"], &names, now),
+        introductions(&status["introductions"], &names, now),
         facts("storage", &status["storage"]),
         next_steps(&status["next_steps"]),
     ];
@@ -183,6 +187,73 @@ fn peers(peers: &Value, names: &Names, now: Timestamp) -> String {
     page
 }
 
+fn friends(friends: &Value, names: &Names) -> String {
+    let mut table = output::table(["friend", "may", ""]);
+    for friend in friends.as_array().into_iter().flatten() {
+        table.add_row([
+            names.show(text(friend, "did")),
+            rights_of(friend),
+            if friend["friend"] == true {
+                "friend"
+            } else {
+                ""
+            }
+            .to_owned(),
+        ]);
+    }
+    if table.is_empty() {
+        String::new()
+    } else {
+        output::lines(&table)
+    }
+}
+
+/// Who waits to be allowed something. Where they are is their own word.
+fn requests(requests: &Value, names: &Names, now: Timestamp) -> String {
+    let requests = requests.as_array().map(Vec::as_slice).unwrap_or_default();
+    if requests.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table(["requests", "says to be at", "since", "invite made"]);
+    for request in requests {
+        table.add_row([
+            names.show(text(request, "did")),
+            text(request, "url").to_owned(),
+            output::when(&request["since"], now),
+            output::when(&request["invite_made_at"], now),
+        ]);
+    }
+    let mut page = output::lines(&table);
+    for request in requests {
+        let did = output::plain_line(text(request, "did"));
+        page += &format!("  next: hn mcp allow {did} RIGHTS [--friend], or none to dismiss it\n");
+    }
+    page
+}
+
+fn introductions(introductions: &Value, names: &Names, now: Timestamp) -> String {
+    let introductions = introductions.as_array().into_iter().flatten();
+    let mut table = output::table(["introduced to", "state", "since", "next try"]);
+    let mut reasons = String::new();
+    for one in introductions {
+        let name = names.show(text(one, "did"));
+        table.add_row([
+            name.clone(),
+            text(one, "state").to_owned(),
+            output::when(&one["since"], now),
+            output::when(&one["next_try"], now),
+        ]);
+        if let Some(reason) = one["reason"].as_str() {
+            reasons += &format!("{name}: {}\n", output::plain_line(reason));
+        }
+    }
+    if table.is_empty() {
+        String::new()
+    } else {
+        output::lines(&table) + &reasons
+    }
+}
+
 /// An object of facts: members of bytes are made readable, inner objects are flattened.
 fn facts(title: &str, object: &Value) -> String {
     let mut table = output::table([title, ""]);
@@ -267,6 +338,34 @@ mod tests {
             page.contains("did:hn:x is stale: a gap\n  next: ask it\n"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn who_waits_is_shown_with_what_to_do() {
+        let request = json!({"did": "did:hn:x", "url": "https://x.example\u{1b}", "since": "1970-01-01T00:00:00.000Z",
+            "invite_made_at": "1970-01-01T00:00:00.000Z"});
+        let page = requests(&json!([request]), &Names::default(), Timestamp(5000));
+        assert!(
+            page.contains("https://x.example\u{fffd}") && page.contains("5s ago"),
+            "{page}"
+        );
+        assert!(
+            page.contains("next: hn mcp allow did:hn:x RIGHTS"),
+            "{page}"
+        );
+        let friend = json!({"did": "did:hn:y", "rights": ["read", "inbox"], "friend": true});
+        let page = friends(&json!([friend]), &Names::default());
+        assert!(
+            page.contains("read, inbox") && page.contains("friend"),
+            "{page}"
+        );
+        let one = json!({"did": "did:hn:z", "state": "refused", "reason": "used"});
+        let page = introductions(&json!([one]), &Names::default(), Timestamp(0));
+        assert!(
+            page.contains("refused") && page.contains("did:hn:z: used"),
+            "{page}"
+        );
+        assert_eq!(requests(&Value::Null, &Names::default(), Timestamp(0)), "");
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn the_problem_table_is_the_gateways() {
 fn every_route_stands_in_http_md() {
     let text = page("http.md");
     let mut routes = 0;
-    for file in ["mod.rs", "admin.rs", "openapi.rs"] {
+    for file in ["mod.rs", "admin.rs", "friends.rs", "openapi.rs"] {
         let source = source(&format!("actors/src/gateway/{file}"));
         for route in literals(&source).into_iter().filter(|l| l.starts_with('/')) {
             // Patterns of the matcher and the alias below /docs are no routes of their own.
@@ -109,6 +109,7 @@ fn every_flag_stands_in_cli_md() {
         "federate.rs",
         "http.rs",
         "policy.rs",
+        "friends.rs",
         "proof.rs",
         "shard.rs",
         "status.rs",
