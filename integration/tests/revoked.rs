@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hn_integration::caller::Caller;
 use hn_integration::cluster::{DRAIN, Node, Output};
 use hn_integration::converge::{SOON, eventually};
 use hn_integration::copy::Copy;
@@ -20,6 +21,8 @@ use hn_protocol::document::Revocation;
 use hn_protocol::sign::Signed;
 use reqwest::Method;
 use serde_json::{Value, json};
+
+use crate::signed::{awake, past_start};
 
 /// For a node to have asked its holders at a start (design 4: 5 s), on a busy machine.
 const ASKED: Duration = Duration::from_secs(15);
@@ -98,6 +101,17 @@ async fn signs_nothing(bob: &Node) {
     assert_eq!(status["identity"]["revoked"], true);
     let steps = status["next_steps"].to_string();
     assert!(steps.contains("hn id create"), "{steps}");
+}
+
+/// Makes `did` a friend of `node`, by hand.
+async fn befriend(node: &Node, did: Did) {
+    let path = node.home().join("config/federation.toml");
+    let roster = fs::read_to_string(&path).unwrap_or_default();
+    let friend = format!("[[friend]]\ndid = \"{did}\"\nrights = []\nfriend = true\n");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, format!("{roster}\n{friend}")).unwrap();
+    let reload = node.admin(Method::POST, "/admin/federation/reload");
+    assert_eq!(reload.send().await.unwrap().status(), 200);
 }
 
 async fn tell(node: &Node, word: Vec<u8>) -> (u16, Value) {
@@ -531,4 +545,68 @@ async fn a_peer_that_buries_the_living_is_a_liar_and_nobody_ends_by_its_word() {
         log.slices,
         "nothing comes after it"
     );
+}
+
+/// ```text
+///   ann, who has no server ──hands over──► host
+/// ```
+#[tokio::test]
+async fn who_has_ended_is_nobody_at_any_door() {
+    let mut host = awake("host").await;
+    let mut ann = Author::new("http://127.0.0.1:1");
+    ann.publish_files(2);
+    let did = ann.did();
+    befriend(&host, did).await;
+    let caller = Caller::with(ann.identity.clone(), &host);
+    let whole = |ann: &Author| ann.pages.page(0, usize::MAX).0;
+    let (status, answer) = caller.publish(&whole(&ann)).answer().await;
+    assert_eq!((status, &answer["log_size"]), (200, &json!(2)), "{answer}");
+    let word = Revocation { did, at: now() };
+    let word = Signed::create(&word, &ann.identity).unwrap();
+    let word = word.bytes().clone();
+
+    // Handed over behind the last of her lines.
+    ann.publish_files(1);
+    let mut last = whole(&ann);
+    last.pop();
+    last.push(word.clone());
+    let (status, answer) = caller.publish(&last).answer().await;
+    assert_eq!((status, &answer["log_size"]), (200, &json!(3)), "{answer}");
+    let slices = host.log(did).await.slices;
+    holds_the_end(&host, did, &word, &slices).await;
+
+    // Whoever signs as her from now on is nobody, whatever the gates say; and nonces are none of its business.
+    ann.publish_files(1);
+    for _ in 0..2 {
+        for ask in [
+            caller.publish(&whole(&ann)),
+            caller.publish(&[]),
+            caller.get("/federate/peers"),
+        ] {
+            let (status, problem) = ask.answer().await;
+            let code = json!("caller_revoked");
+            assert_eq!((status, &problem["code"]), (403, &code), "{problem}");
+        }
+        holds_the_end(&host, did, &word, &slices).await;
+        host.kill();
+        host.start().await;
+        past_start(&host).await;
+    }
+
+    // Nor does a node that has ended ask anybody in its own name.
+    let bob = awake("bob").await;
+    bob.publish(&[("a.txt", b"a")]).await;
+    befriend(&host, bob.did()).await;
+    bob.ok(&["id", "revoke", "--yes"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("b.txt"), "b").unwrap();
+    let (folder, url) = (folder.path().to_str().unwrap(), host.base_url());
+    let publish = ["shard", "publish", "--public", folder, "--mcp-url", &url];
+    let refused = bob.cli(&publish).await;
+    assert_eq!(refused.status, Some(1), "{}", refused.stdout);
+    let push = bob
+        .admin(Method::POST, "/admin/log/push")
+        .json(&json!({"url": url}));
+    assert_eq!(push.send().await.unwrap().status(), 410);
+    assert!(host.walk(bob.did()).await.is_err(), "nothing of bob came");
 }

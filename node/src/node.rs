@@ -273,6 +273,7 @@ impl Node {
         let signer = Signer {
             identity: identity.clone(),
             clock,
+            catalog: catalog.clone(),
         };
         let own: Vec<Did> = keyring
             .list()?

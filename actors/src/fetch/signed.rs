@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt;
 use url::Url;
 
 use super::{Fetch, FetchError, Trust};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 
 /// How long a node that wanted a signature is asked with one at once; then it is asked without again, which costs it less.
@@ -35,6 +36,8 @@ pub struct Signer {
     pub identity: Identity,
     /// Says when.
     pub clock: Clock,
+    /// Says whether the key may still be used: nothing is signed by a DID that has ended.
+    pub catalog: Catalog,
 }
 
 /// Which nodes wanted to know who asks, by authority.
@@ -122,7 +125,13 @@ impl Fetch {
     }
 
     pub(super) fn can_sign(&self) -> bool {
-        self.audience.is_some() && self.inner.signer.is_some()
+        self.audience.is_some() && self.signer().is_some()
+    }
+
+    fn signer(&self) -> Option<&Signer> {
+        let signer = self.inner.signer.as_ref()?;
+        let own = signer.identity.did();
+        Some(signer).filter(|signer| !signer.catalog.is_revoked(&own))
     }
 
     pub(super) fn is_gated(&self, url: &Url) -> bool {
@@ -153,7 +162,7 @@ impl Fetch {
         let audience = self
             .audience
             .ok_or_else(|| refused("no DID is known for it"))?;
-        let signer = self.inner.signer.as_ref();
+        let signer = self.signer();
         let signer = signer.ok_or_else(|| refused("this node cannot sign"))?;
         let target = Target {
             method: method.as_str(),

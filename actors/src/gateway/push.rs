@@ -37,6 +37,7 @@ async fn push(
     let url = asked.url.filter(is_base_url);
     let url =
         url.ok_or_else(|| Problem::new("bad_url", "name the node that is to host the log"))?;
+    super::revocation::check_own(&state)?;
     // A log that was restored goes nowhere before its holders were asked: they may have more of it.
     state.ask(&state.links.ask_holders, AskHolders).await?;
     let push = Push {
