@@ -19,7 +19,7 @@ use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::policy::{Gate, Mode};
 use hn_protocol::request::{
-    self, BodyProof, ContentDigest, NonceError, Nonces, ReceivedFields, SignatureError,
+    self, Audience, BodyProof, ContentDigest, NonceError, Nonces, ReceivedFields, SignatureError,
     SignedRequest, Target,
 };
 use hn_protocol::time::Timestamp;
@@ -112,15 +112,17 @@ pub fn of(method: &str, path: &str) -> Access {
 
 /// Signatures and bodies under way.
 pub struct Callers {
+    own: Audience,
     nonces: Mutex<Nonces>,
     bodies: Arc<Semaphore>,
 }
 
 impl Callers {
-    /// Of a node that started at `started`.
+    /// Of the node `own`, which started at `started`.
     #[must_use]
-    pub fn new(started: Timestamp) -> Self {
+    pub fn new(own: Did, started: Timestamp) -> Self {
         Self {
+            own: Audience::new(own),
             nonces: Mutex::new(Nonces::new(started)),
             bodies: Arc::new(Semaphore::new(BODIES)),
         }
@@ -223,7 +225,7 @@ fn authenticate(
         path: sent.as_deref().unwrap_or(request.uri().path()),
         query: request.uri().query(),
     };
-    let (own, now) = (state.catalog.own(), state.clock.now());
+    let (own, now) = (&state.admission.callers.own, state.clock.now());
     let signed = request::verify(target, fields, own, now)?;
     if signed.proof == BodyProof::None && has_body(headers) {
         return Err(SignatureError::Components {

@@ -3,7 +3,7 @@
 //! ```text
 //! caller did                             the caller's DID
 //! caller verify N                        seconds of CPU for N strict Ed25519 verifications, as a floor
-//! caller unsigned|signed|forged HOST:PORT DID N   N requests POST /publish on one connection after the other's answer
+//! caller unsigned|signed|forged HOST:PORT DID N   N requests POST /publish, over eight connections
 //! caller slow HOST:PORT N                opens N connections from 127.0.0.2 that send their headers a byte at a time; runs until killed
 //! caller latency HOST:PORT N             N requests GET /healthz, prints p50 and p95 in ms
 //! ```
@@ -21,6 +21,8 @@ use serde_json::json;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
+/// Connections at the same time: enough to keep a node of two threads busy.
+const CONNECTIONS: u64 = 8;
 /// How often a slow client sends its next byte.
 const DRIP: Duration = Duration::from_secs(1);
 
@@ -83,11 +85,43 @@ fn fields(did: Did, nonce: u64) -> Result<SignatureFields, Box<dyn Error>> {
         &proof,
         &key().identity(),
         now()?,
-        &format!("nonce-{nonce:016}"),
+        &format!("nonce-{}-{nonce}", std::process::id()),
     )?)
 }
 
+/// `count` requests over [`CONNECTIONS`] at a time, as a crowd brings them: one alone would measure how a processor wakes up.
 fn post(kind: &str, host: &str, did: Did, count: u64) -> Outcome {
+    let share = |n: u64| (count * n / CONNECTIONS)..(count * (n + 1) / CONNECTIONS);
+    let mut statuses = std::collections::BTreeMap::<u16, u64>::new();
+    let counted = std::thread::scope(|scope| {
+        let connections: Vec<_> = (0..CONNECTIONS)
+            .map(|n| {
+                scope.spawn(move || converse(kind, host, did, share(n)).map_err(|e| e.to_string()))
+            })
+            .collect();
+        connections
+            .into_iter()
+            .map(|c| c.join().map_err(|_| "a connection panicked".to_owned())?)
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    for status in counted.into_iter().flatten() {
+        *statuses.entry(status).or_default() += 1;
+    }
+    let statuses: serde_json::Map<_, _> = statuses
+        .into_iter()
+        .map(|(status, n)| (status.to_string(), n.into()))
+        .collect();
+    println!("{}", json!({ "statuses": statuses }));
+    Ok(())
+}
+
+/// One request after the other on one connection.
+fn converse(
+    kind: &str,
+    host: &str,
+    did: Did,
+    nonces: std::ops::Range<u64>,
+) -> Result<Vec<u16>, Box<dyn Error>> {
     let mut stream = TcpStream::connect(host)?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::new(stream.try_clone()?);
@@ -97,8 +131,8 @@ fn post(kind: &str, host: &str, did: Did, count: u64) -> Outcome {
         forged.signature_input = forged.signature_input.replace("nonce-", "NONCE-");
         forged
     };
-    let mut statuses = std::collections::BTreeMap::<u16, u64>::new();
-    for nonce in 0..count {
+    let mut statuses = Vec::new();
+    for nonce in nonces {
         let fields = match kind {
             "signed" => Some(fields(did, nonce)?),
             "forged" => Some(forged.clone()),
@@ -116,14 +150,9 @@ fn post(kind: &str, host: &str, did: Did, count: u64) -> Outcome {
             }
         }
         stream.write_all((request + "\r\n").as_bytes())?;
-        *statuses.entry(answer(&mut answers)?).or_default() += 1;
+        statuses.push(answer(&mut answers)?);
     }
-    let statuses: serde_json::Map<_, _> = statuses
-        .into_iter()
-        .map(|(status, n)| (status.to_string(), n.into()))
-        .collect();
-    println!("{}", json!({ "statuses": statuses }));
-    Ok(())
+    Ok(statuses)
 }
 
 /// Reads an answer with a length, and gives its status.
