@@ -297,7 +297,12 @@ fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), P
     }
     state.metrics.policy_denied(gate.name());
     let who = caller.map_or_else(|| "nobody".to_owned(), |caller| caller.to_string());
-    info!(target: "policy.deny", gate = gate.name(), caller = who, reason = decision.reason, "a gate denied");
+    info!(
+        gate = gate.name(),
+        caller = who,
+        reason = decision.reason,
+        "policy.deny"
+    );
     if caller.is_none() {
         let detail = format!("the gate {gate} does not allow this to nobody in particular");
         return Err(Problem::new("signature_required", detail)
