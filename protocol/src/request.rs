@@ -322,6 +322,10 @@ fn only_entry(field: &str) -> Result<(Key, ListEntry), SignatureError> {
     let count = entries.len();
     match (count, entries.into_iter().next()) {
         (1, Some(entry)) => Ok(entry),
+        (0, _) | (_, None) => {
+            let text = "Signature or Signature-Input is empty";
+            Err(SignatureError::Malformed(text.to_owned()))
+        }
         _ => Err(SignatureError::Several(count)),
     }
 }
