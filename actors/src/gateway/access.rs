@@ -189,7 +189,7 @@ async fn admit(
     // The operator asks for himself, unless he asks as somebody.
     let passes = is_operator && signed.is_none();
     if let Some(gate) = gate.filter(|_| !passes) {
-        permit(gate, signed.as_ref().map(|signed| signed.caller), state)?;
+        permit(gate, signed.as_ref().map(|signed| signed.caller), state).await?;
     }
     match signed {
         Some(signed) => {
@@ -288,8 +288,15 @@ fn refuse_revoked(signed: &SignedRequest, state: &GatewayState) -> Result<(), Pr
 }
 
 /// Asks the policy. Errors: it does not allow this caller.
-fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), Problem> {
-    let held = caller.and_then(|caller| state.hosting.bytes_of(&caller).ok());
+async fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), Problem> {
+    let asks_owner = state.policy.with(|policy| policy.asks_owner(gate)) == Some(true);
+    let held = match caller.filter(|_| asks_owner) {
+        Some(caller) => {
+            let hosting = state.hosting.clone();
+            Some(super::blocking(move || Ok(hosting.bytes_of(&caller)?)).await?)
+        }
+        None => None,
+    };
     let facts = policy::facts(caller, &state.standings, held, state.clock.now());
     let decision = state.policy.decide(gate, &facts);
     if decision.mode == Mode::Allow {
