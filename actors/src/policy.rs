@@ -97,8 +97,8 @@ struct Inner {
 }
 
 impl PolicyShelf {
-    /// The policy of `home`. A home that never had one gets the defaults, signed. Errors: the disk, while they are
-    /// written; whatever else is wrong closes the gates.
+    /// The policy of `home`. A home that never had one gets the defaults, signed; where the disk takes no file they hold all the
+    /// same. Errors: the disk, where policies of several identities are exchanged; whatever else is wrong closes the gates.
     pub fn open(
         home: Home,
         identity: Identity,
@@ -241,7 +241,14 @@ impl PolicyShelf {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound && last.is_none() => {
                 info!("a policy with the defaults is signed");
-                return self.sign(Gate::defaults(), BTreeMap::new(), 0);
+                return match self.sign(Gate::defaults(), BTreeMap::new(), 0) {
+                    // A full disk keeps nobody from reading: nothing was decided here that could be forgotten.
+                    Err(PolicyError::Io { error, .. }) => {
+                        warn!(%error, "the first policy could not be kept; the defaults hold until it can");
+                        self.show_defaults()
+                    }
+                    signed => signed,
+                };
             }
             Err(error) => {
                 self.close(format!("{}: {error}", path.display()));
@@ -319,6 +326,20 @@ impl PolicyShelf {
         // What cannot be read of earlier ones is not worth keeping: this one is newer than all that were known.
         let accepted = self.accepted().unwrap_or_default();
         self.remember(accepted, newest)?;
+        let policy = Policy::new(document).map_err(|e| DocumentError::Malformed(e.to_string()))?;
+        self.show(InForce::Policy(policy));
+        Ok(())
+    }
+
+    /// The defaults, signed in memory alone.
+    fn show_defaults(&self) -> Result<(), PolicyError> {
+        let document = PolicyDocument {
+            did: self.did(),
+            sequence: self.inner.clock.now().0,
+            gates: Gate::defaults(),
+            limits: BTreeMap::new(),
+        };
+        let document = Signed::create(&document, &self.inner.identity)?;
         let policy = Policy::new(document).map_err(|e| DocumentError::Malformed(e.to_string()))?;
         self.show(InForce::Policy(policy));
         Ok(())

@@ -326,3 +326,16 @@ async fn past_start_of_public(node: &Node) {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_disk_too_full_for_the_first_policy_keeps_nobody_from_reading() {
+    let mut alice = Node::new("alice").with("HN_FAILPOINTS", "policy.before_rename=error");
+    alice.start().await;
+    assert_eq!(alice.status().await["policy"]["state"], "ok");
+    assert!(!policy_file(&alice).exists(), "nothing could be kept");
+    assert_eq!(alice.get("/federate/peers").await.status(), 200);
+    alice.set("HN_FAILPOINTS", "");
+    alice.restart().await;
+    assert!(policy_file(&alice).exists());
+    assert_eq!(alice.get("/federate/peers").await.status(), 200);
+}
