@@ -216,6 +216,16 @@ impl ArtifactShelf {
             .collect()
     }
 
+    /// Bytes that are mirrored of everybody. The first time every folder is read.
+    pub fn mirrored_bytes(&self) -> io::Result<u64> {
+        if let Some(total) = self.usages.total() {
+            return Ok(total);
+        }
+        self.usages()?;
+        self.usages.complete();
+        Ok(self.usages.total().unwrap_or_default())
+    }
+
     /// What our own artifacts take.
     pub fn own_usage(&self) -> io::Result<Usage> {
         let mut usage = Usage::default();

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -26,6 +27,13 @@ const SLICES: usize = 64;
 const MAX_ANSWER: usize = 8 << 20;
 /// Artifacts sent at the same time to one host, as many as it is asked for in a mirror run.
 const AT_ONCE: usize = 4;
+
+/// How long a host that has enough to do is asked again: longer than it remembers a signature.
+const PATIENCE: Duration = Duration::from_secs(360);
+/// The pause before it is asked again; doubled each time...
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// ...up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// What was handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -146,15 +154,13 @@ impl Push {
 
     async fn publish(&self, fetch: &Fetch, base: &Url, page: Bytes) -> Result<Stands, PushError> {
         let url = route(base, &["publish"]);
-        let taken = fetch
-            .post(
-                &url,
-                Trust::Operator,
-                "application/x-ndjson",
-                page,
-                MAX_ANSWER,
-            )
-            .await?;
+        let taken = patiently(async || {
+            let (media, page) = ("application/x-ndjson", page.clone());
+            Ok(fetch
+                .post(&url, Trust::Operator, media, page, MAX_ANSWER)
+                .await?)
+        })
+        .await?;
         canonical::from_slice(&taken.body).map_err(|error| {
             PushError::Answer(format!("the host's answer to POST /publish: {error}"))
         })
@@ -191,15 +197,35 @@ impl Push {
         base: &Url,
         digest: Digest,
     ) -> Result<Option<u64>, PushError> {
-        let shelf = self.artifacts.clone();
-        let opened = tokio::task::spawn_blocking(move || shelf.open(&digest)).await;
-        let Some((file, size)) = opened.map_err(io::Error::other)?? else {
-            return Ok(None);
-        };
         let url = route(base, &["artifact", &digest.to_string()]);
-        fetch
-            .put_file(&url, Trust::Operator, &digest, file, size)
-            .await?;
-        Ok(Some(size))
+        patiently(async || {
+            let shelf = self.artifacts.clone();
+            let opened = tokio::task::spawn_blocking(move || shelf.open(&digest)).await;
+            let Some((file, size)) = opened.map_err(io::Error::other)?? else {
+                return Ok(None);
+            };
+            fetch
+                .put_file(&url, Trust::Operator, &digest, file, size)
+                .await?;
+            Ok(Some(size))
+        })
+        .await
+    }
+}
+
+/// Asks again while the host has enough to do: of many artifacts the last have to wait until it has forgotten the
+/// signatures of the first (S8 of `spec/http.md`).
+async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T, PushError>) -> Result<T, PushError> {
+    let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+    loop {
+        match ask().await {
+            Err(PushError::Fetch(FetchError::Status {
+                status: 429 | 503, ..
+            })) if begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            answer => return answer,
+        }
     }
 }

@@ -501,7 +501,7 @@ impl Node {
             hosting,
             fetch,
             friends,
-            admission: Admission::new(clock.now()),
+            admission: Admission::new(did, clock.now()),
         };
         let socket = match mode {
             // Whoever follows for long is a node to other commands.

@@ -223,6 +223,13 @@ impl Policy {
         &self.document
     }
 
+    /// Whether `gate` asks for `owner.…`: nobody else has to find it out.
+    #[must_use]
+    pub fn asks_owner(&self, gate: Gate) -> bool {
+        let when = self.gates.get(&gate).and_then(|gate| gate.when.as_ref());
+        when.is_some_and(Condition::asks_owner)
+    }
+
     /// What `gate` says to `facts`.
     #[must_use]
     pub fn decide(&self, gate: Gate, facts: &Facts) -> Decision {

@@ -18,12 +18,11 @@ use std::fmt::Write as _;
 
 use httpsig::prelude::message_component::{HttpMessageComponent, HttpMessageComponentId};
 use httpsig::prelude::{
-    AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders,
-    HttpSignatureParams, SigningKey,
+    AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureParams, SigningKey,
 };
-use sfv::{BareItem, Dictionary, FieldType, Item, ListEntry, Parser};
+use sfv::{BareItem, Dictionary, FieldType, Item, Key, ListEntry, Parser};
 
-use crate::did::{Did, Identity};
+use crate::did::{Did, Identity, PublicKey};
 use crate::digest::Digest;
 use crate::time::Timestamp;
 
@@ -220,7 +219,7 @@ pub fn sign(
         covered_components: lines.iter().map(|line| line.id.clone()).collect(),
         ..HttpSignatureParams::default()
     };
-    let key = Key(identity);
+    let key = OwnKey(identity);
     params
         .set_created(now.0 / 1000)
         .set_nonce(nonce)
@@ -236,12 +235,28 @@ pub fn sign(
     })
 }
 
+/// Whom requests are for: a node's own DID, with its text at hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audience {
+    did: Did,
+    text: String,
+}
+
+impl Audience {
+    /// The node `did`.
+    #[must_use]
+    pub fn new(did: Did) -> Self {
+        let text = did.to_string();
+        Self { did, text }
+    }
+}
+
 /// Checks who signed a request to `own`: form, what is covered, time, audience, and last the signature, which is the one
 /// thing that costs. Errors: the first rule that is broken.
 pub fn verify(
     target: Target<'_>,
     fields: ReceivedFields<'_>,
-    own: Did,
+    own: &Audience,
     now: Timestamp,
 ) -> Result<SignedRequest, SignatureError> {
     let (input, signature) = match (fields.signature_input, fields.signature) {
@@ -252,36 +267,39 @@ pub fn verify(
             return Err(SignatureError::Malformed(text.to_owned()));
         }
     };
-    if input.len() > MAX_FIELD || signature.len() > MAX_FIELD {
-        let text = format!("a field is longer than {MAX_FIELD} bytes");
-        return Err(SignatureError::Malformed(text));
+    let (label, input) = only_entry(input)?;
+    let (signature_label, signature) = only_entry(signature)?;
+    if label != signature_label {
+        let text = "Signature and Signature-Input have another label";
+        return Err(SignatureError::Malformed(text.to_owned()));
     }
-    let headers = HttpSignatureHeaders::try_parse(signature, input).map_err(malformed)?;
-    let (1, Some(params)) = (headers.len(), headers.values().next()) else {
-        return Err(SignatureError::Several(headers.len()));
-    };
-    let params = params.signature_params();
-    let proof = proof(&fields, params)?;
+    let signature = signature_bytes(signature)?;
+    let params = HttpSignatureParams::try_from(&input).map_err(malformed)?;
+    let covered: Vec<String> = params
+        .covered_components
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let proof = proof(&fields, &covered)?;
     if let Some(other) = params.alg.as_deref().filter(|alg| *alg != ALGORITHM) {
         return Err(SignatureError::Algorithm(shortened(other)));
     }
     let keyid = params.keyid.as_deref().unwrap_or_default();
-    let caller: Did = keyid
-        .parse()
+    let key = PublicKey::parse(keyid)
         .map_err(|error| SignatureError::KeyId(format!("{error}: {:?}", shortened(keyid))))?;
-    let nonce = params
-        .nonce
-        .clone()
-        .filter(|nonce| is_nonce(nonce))
-        .ok_or(SignatureError::Nonce)?;
-    let created = check_time(params, now)?;
+    let created = check_time(&params, now)?;
+    let nonce = params.nonce.filter(|nonce| is_nonce(nonce));
+    let nonce = nonce.ok_or(SignatureError::Nonce)?;
     let audience = fields.audience.unwrap_or_default();
-    if audience != own.to_string() {
-        let got = shortened(audience);
-        return Err(SignatureError::Audience { got, own });
+    if audience != own.text {
+        return Err(SignatureError::Audience {
+            got: shortened(audience),
+            own: own.did,
+        });
     }
-    let base = base(input, params, target, audience, &proof)?;
-    if !caller.verifies(base.as_bytes(), &signature_bytes(signature)?) {
+    let base = base(input, &covered, target, audience, &proof)?;
+    let caller = key.did();
+    if !key.verifies(base.as_bytes(), &signature) {
         return Err(SignatureError::Signature(caller));
     }
     Ok(SignedRequest {
@@ -292,25 +310,33 @@ pub fn verify(
     })
 }
 
+/// The one entry of a header, and its label.
+fn only_entry(field: &str) -> Result<(Key, ListEntry), SignatureError> {
+    if field.len() > MAX_FIELD {
+        let text = format!("a field is longer than {MAX_FIELD} bytes");
+        return Err(SignatureError::Malformed(text));
+    }
+    let entries: Dictionary = Parser::new(field)
+        .parse()
+        .map_err(|error| SignatureError::Malformed(shortened(&error.to_string())))?;
+    let count = entries.len();
+    match (count, entries.into_iter().next()) {
+        (1, Some(entry)) => Ok(entry),
+        (0, _) | (_, None) => {
+            let text = "Signature or Signature-Input is empty";
+            Err(SignatureError::Malformed(text.to_owned()))
+        }
+        _ => Err(SignatureError::Several(count)),
+    }
+}
+
 /// What the request is signed over beside [`COVERED`]; exactly that, and each once, in any order.
-fn proof(
-    fields: &ReceivedFields<'_>,
-    params: &HttpSignatureParams,
-) -> Result<BodyProof, SignatureError> {
-    let mut covered: Vec<String> = params
-        .covered_components
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    covered.sort_unstable();
+fn proof(fields: &ReceivedFields<'_>, covered: &[String]) -> Result<BodyProof, SignatureError> {
+    // As they stand in `Signature-Input`, in quotes; the library has refused one that stands twice.
+    let has = |name: &str| covered.iter().any(|c| c.trim_matches('"') == name);
     let covers = |extra: Option<&str>| {
-        let mut wanted: Vec<String> = COVERED
-            .into_iter()
-            .chain(extra)
-            .map(|name| format!("\"{name}\""))
-            .collect();
-        wanted.sort_unstable();
-        wanted == covered
+        let mut wanted = COVERED.into_iter().chain(extra);
+        covered.len() == COVERED.len() + usize::from(extra.is_some()) && wanted.all(has)
     };
     match (fields.content_digest, fields.hn_digest) {
         // A digest that is sent is covered: what proves the body must not be anybody's to exchange.
@@ -362,30 +388,23 @@ fn check_time(params: &HttpSignatureParams, now: Timestamp) -> Result<u64, Signa
 /// The signature base (RFC 9421, 2.5). Its last line is what was received, in the order in which it was received: the
 /// library would write the parameters in an order of its own.
 fn base(
-    input: &str,
-    params: &HttpSignatureParams,
+    input: ListEntry,
+    covered: &[String],
     target: Target<'_>,
     audience: &str,
     proof: &BodyProof,
 ) -> Result<String, SignatureError> {
     let proof = proof.field();
     let mut base = String::with_capacity(1024);
-    for id in &params.covered_components {
-        let name = id.name.to_string();
-        let name = name.trim_matches('"');
-        let value = match &proof {
-            Some((proof, value)) if *proof == name => value.clone(),
-            _ => value_of(name, target, audience),
-        };
-        let line = HttpMessageComponent::try_from((id, [value].as_slice())).map_err(malformed)?;
+    for component in covered {
+        let name = component.trim_matches('"');
         // Writing into a string does not fail.
-        let _ = writeln!(base, "{line}");
+        let _ = match &proof {
+            Some((proof, value)) if *proof == name => writeln!(base, "{component}: {value}"),
+            _ => writeln!(base, "{component}: {}", value_of(name, target, audience)),
+        };
     }
-    let entries: Dictionary = parse(input)?;
-    let own = entries
-        .into_values()
-        .next()
-        .and_then(|entry| vec![entry].serialize());
+    let own = vec![input].serialize();
     let own =
         own.ok_or_else(|| SignatureError::Malformed("Signature-Input is empty".to_owned()))?;
     let _ = write!(base, "\"@signature-params\": {own}");
@@ -403,21 +422,15 @@ fn value_of(name: &str, target: Target<'_>, audience: &str) -> String {
     }
 }
 
-fn signature_bytes(field: &str) -> Result<[u8; 64], SignatureError> {
-    let entries: Dictionary = parse(field)?;
-    match entries.into_values().next() {
-        Some(ListEntry::Item(Item {
+fn signature_bytes(entry: ListEntry) -> Result<[u8; 64], SignatureError> {
+    match entry {
+        ListEntry::Item(Item {
             bare_item: BareItem::ByteSequence(bytes),
             ..
-        })) => bytes.try_into().ok(),
+        }) => bytes.try_into().ok(),
         _ => None,
     }
     .ok_or_else(|| SignatureError::Malformed("a signature has 64 bytes".to_owned()))
-}
-
-fn parse(field: &str) -> Result<Dictionary, SignatureError> {
-    let parsed = Parser::new(field).parse();
-    parsed.map_err(|error| SignatureError::Malformed(error.to_string()))
 }
 
 /// A nonce needs no escape in a string of RFC 9651, so that it stands everywhere as it is.
@@ -439,9 +452,9 @@ fn malformed(error: HttpSigError) -> SignatureError {
 }
 
 /// Our key as the library asks for it.
-struct Key<'a>(&'a Identity);
+struct OwnKey<'a>(&'a Identity);
 
-impl SigningKey for Key<'_> {
+impl SigningKey for OwnKey<'_> {
     fn sign(&self, data: &[u8]) -> HttpSigResult<Vec<u8>> {
         Ok(self.0.sign(data).to_vec())
     }

@@ -266,7 +266,7 @@ impl Run {
             let own = shelf.usage(&publisher)?.bytes;
             let all = match quotas.mirror_quota {
                 0 => 0,
-                _ => shelf.usages()?.iter().map(|(_, usage)| usage.bytes).sum(),
+                _ => shelf.mirrored_bytes()?,
             };
             Ok((own, all))
         })

@@ -19,7 +19,7 @@ use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::policy::{Gate, Mode};
 use hn_protocol::request::{
-    self, BodyProof, ContentDigest, NonceError, Nonces, ReceivedFields, SignatureError,
+    self, Audience, BodyProof, ContentDigest, NonceError, Nonces, ReceivedFields, SignatureError,
     SignedRequest, Target,
 };
 use hn_protocol::time::Timestamp;
@@ -112,15 +112,17 @@ pub fn of(method: &str, path: &str) -> Access {
 
 /// Signatures and bodies under way.
 pub struct Callers {
+    own: Audience,
     nonces: Mutex<Nonces>,
     bodies: Arc<Semaphore>,
 }
 
 impl Callers {
-    /// Of a node that started at `started`.
+    /// Of the node `own`, which started at `started`.
     #[must_use]
-    pub fn new(started: Timestamp) -> Self {
+    pub fn new(own: Did, started: Timestamp) -> Self {
         Self {
+            own: Audience::new(own),
             nonces: Mutex::new(Nonces::new(started)),
             bodies: Arc::new(Semaphore::new(BODIES)),
         }
@@ -187,7 +189,7 @@ async fn admit(
     // The operator asks for himself, unless he asks as somebody.
     let passes = is_operator && signed.is_none();
     if let Some(gate) = gate.filter(|_| !passes) {
-        permit(gate, signed.as_ref().map(|signed| signed.caller), state)?;
+        permit(gate, signed.as_ref().map(|signed| signed.caller), state).await?;
     }
     match signed {
         Some(signed) => {
@@ -223,7 +225,7 @@ fn authenticate(
         path: sent.as_deref().unwrap_or(request.uri().path()),
         query: request.uri().query(),
     };
-    let (own, now) = (state.catalog.own(), state.clock.now());
+    let (own, now) = (&state.admission.callers.own, state.clock.now());
     let signed = request::verify(target, fields, own, now)?;
     if signed.proof == BodyProof::None && has_body(headers) {
         return Err(SignatureError::Components {
@@ -286,8 +288,15 @@ fn refuse_revoked(signed: &SignedRequest, state: &GatewayState) -> Result<(), Pr
 }
 
 /// Asks the policy. Errors: it does not allow this caller.
-fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), Problem> {
-    let held = caller.and_then(|caller| state.hosting.bytes_of(&caller).ok());
+async fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), Problem> {
+    let asks_owner = state.policy.with(|policy| policy.asks_owner(gate)) == Some(true);
+    let held = match caller.filter(|_| asks_owner) {
+        Some(caller) => {
+            let hosting = state.hosting.clone();
+            Some(super::blocking(move || Ok(hosting.bytes_of(&caller)?)).await?)
+        }
+        None => None,
+    };
     let facts = policy::facts(caller, &state.standings, held, state.clock.now());
     let decision = state.policy.decide(gate, &facts);
     if decision.mode == Mode::Allow {
@@ -295,7 +304,12 @@ fn permit(gate: Gate, caller: Option<Did>, state: &GatewayState) -> Result<(), P
     }
     state.metrics.policy_denied(gate.name());
     let who = caller.map_or_else(|| "nobody".to_owned(), |caller| caller.to_string());
-    info!(target: "policy.deny", gate = gate.name(), caller = who, reason = decision.reason, "a gate denied");
+    info!(
+        gate = gate.name(),
+        caller = who,
+        reason = decision.reason,
+        "policy.deny"
+    );
     if caller.is_none() {
         let detail = format!("the gate {gate} does not allow this to nobody in particular");
         return Err(Problem::new("signature_required", detail)

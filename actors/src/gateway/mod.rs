@@ -192,11 +192,11 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Of a node that started at `started`.
+    /// Of the node `own`, which started at `started`.
     #[must_use]
-    pub fn new(started: Timestamp) -> Self {
+    pub fn new(own: Did, started: Timestamp) -> Self {
         Self {
-            callers: Callers::new(started),
+            callers: Callers::new(own, started),
             messages: Semaphore::new(MESSAGES),
             publications: Arc::new(Semaphore::new(PUBLICATIONS)),
             pages: PageBudget::default(),

@@ -268,8 +268,9 @@ pub struct Problem {
     code: &'static str,
     status: StatusCode,
     title: &'static str,
-    detail: String,
-    remedy: Option<String>,
+    // A box each: problems travel in every result of the gateway.
+    detail: Box<str>,
+    remedy: Option<Box<str>>,
     first_cursor: Option<u64>,
     gate: Option<&'static str>,
     reason: Option<&'static str>,
@@ -317,7 +318,7 @@ impl Problem {
             code,
             status,
             title,
-            detail: detail.into(),
+            detail: detail.into().into_boxed_str(),
             remedy: None,
             first_cursor: None,
             gate: None,
@@ -349,7 +350,7 @@ impl Problem {
     /// With what to do about it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+        self.remedy = Some(remedy.into().into_boxed_str());
         self
     }
 

@@ -91,6 +91,7 @@ impl ConditionError {
 pub struct Condition {
     text: String,
     program: Program,
+    asks_owner: bool,
 }
 
 /// The functions of CEL, made once: they are the same for every condition.
@@ -119,10 +120,18 @@ impl Condition {
             );
             return Err(checker.at(program.expression(), what));
         }
+        let asks_owner = program.references().has_variable("owner");
         Ok(Self {
             text: text.to_owned(),
             program,
+            asks_owner,
         })
+    }
+
+    /// Whether it asks what the caller keeps here, which has to be counted.
+    #[must_use]
+    pub const fn asks_owner(&self) -> bool {
+        self.asks_owner
     }
 
     /// As it was written.

@@ -138,8 +138,10 @@ fn true_gives_the_mode_and_or_needs_one_side_alone() {
             assert_eq!(decision.mode, mode, "{}", decision.reason);
         }
     }
+    assert!(!defaults().asks_owner(Gate::PublishHosted));
     let all = "reputation.avg_confidence >= 0.9 && reputation.count == 4 && trust_link.confidence > 0.9 && owner.bytes <= 1048576 && target != \"\"";
     let policy = policy(&[(Gate::FederateRead, Mode::Allow, Some(all))]);
+    assert!(policy.asks_owner(Gate::FederateRead));
     let decision = policy.decide(Gate::FederateRead, &everything());
     assert_eq!(decision.mode, Mode::Allow, "{}", decision.reason);
 }

@@ -2,7 +2,8 @@
 
 use hn_protocol::did::SecretSeed;
 use hn_protocol::request::{
-    BodyProof, CONTENT_DIGEST, ContentDigest, ReceivedFields, SignatureFields, Target, sign, verify,
+    Audience, BodyProof, CONTENT_DIGEST, ContentDigest, ReceivedFields, SignatureFields, Target,
+    sign, verify,
 };
 use hn_protocol::time::Timestamp;
 
@@ -73,5 +74,10 @@ fn the_example_of_a_signed_request_verifies_with_the_base_as_it_is_shown() {
         hn_digest: None,
     };
     let bob = SecretSeed::from_bytes([2; 32]).did();
-    assert_eq!(verify(TARGET, received, bob, NOW).unwrap().caller, alice);
+    assert_eq!(
+        verify(TARGET, received, &Audience::new(bob), NOW)
+            .unwrap()
+            .caller,
+        alice
+    );
 }
