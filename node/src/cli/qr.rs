@@ -1,7 +1,8 @@
 //! QR codes: in half blocks for a terminal, and as PNG for paper.
 
+use qrcode::bits::Bits;
 use qrcode::render::unicode::Dense1x2;
-use qrcode::types::{Color, QrError};
+use qrcode::types::{Color, QrError, Version};
 use qrcode::{EcLevel, QrCode};
 
 /// Light modules around a code (ISO/IEC 18004).
@@ -11,12 +12,27 @@ const SCALE: usize = 8;
 
 /// The text in half blocks: two modules a character, light ones drawn, as terminals are dark. Errors: it is too long.
 pub fn drawn(text: &str) -> Result<String, QrError> {
-    let code = QrCode::with_error_correction_level(text, EcLevel::L)?;
+    let code = narrowest(text, EcLevel::L)?;
     Ok(code
         .render::<Dense1x2>()
         .dark_color(Dense1x2::Light)
         .light_color(Dense1x2::Dark)
         .build())
+}
+
+/// The code with the fewest modules: changing the mode within a text, as the crate likes to, is not always the shortest.
+fn narrowest(text: &str, level: EcLevel) -> Result<QrCode, QrError> {
+    let mixed = QrCode::with_error_correction_level(text, level)?;
+    let plain = (1..=40).find_map(|version| {
+        let mut bits = Bits::new(Version::Normal(version));
+        bits.push_byte_data(text.as_bytes()).ok()?;
+        bits.push_terminator(level).ok()?;
+        QrCode::with_bits(bits, level).ok()
+    });
+    Ok(match plain {
+        Some(plain) if plain.width() < mixed.width() => plain,
+        _ => mixed,
+    })
 }
 
 /// Whether the terminal is wide enough; broken lines are no QR code. Says so on stderr where it is not.
@@ -34,8 +50,8 @@ pub fn fits(code: &str) -> bool {
 /// The text as a black and white PNG, with more redundancy than on a screen where there is room for it: paper gets
 /// stains. Errors: a sentence.
 pub fn png(text: &str) -> Result<Vec<u8>, String> {
-    let code = QrCode::with_error_correction_level(text, EcLevel::M)
-        .or_else(|_| QrCode::with_error_correction_level(text, EcLevel::L))
+    let code = narrowest(text, EcLevel::M)
+        .or_else(|_| narrowest(text, EcLevel::L))
         .map_err(|error| error.to_string())?;
     let width = code.width();
     let side = (width + 2 * QUIET) * SCALE;
@@ -82,8 +98,8 @@ mod tests {
             let mut reader = decoder.read_info().unwrap();
             let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
             let info = reader.next_frame(&mut pixels).unwrap();
-            let code = QrCode::with_error_correction_level(text, EcLevel::M)
-                .or_else(|_| QrCode::with_error_correction_level(text, EcLevel::L))
+            let code = narrowest(text, EcLevel::M)
+                .or_else(|_| narrowest(text, EcLevel::L))
                 .unwrap();
             assert_eq!(info.width as usize, (code.width() + 2 * QUIET) * SCALE);
             let light = |x: usize, y: usize| {

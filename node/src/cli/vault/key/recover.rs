@@ -95,7 +95,8 @@ impl Pile {
             }
             RecoverError::TooFew { have, need } => {
                 let need = need.map_or(0, usize::from);
-                let text = format_args!("{have} of the {need} shares that are the key");
+                let are = if *have == 1 { "is" } else { "are" };
+                let text = format_args!("it takes {need} shares, and there {are} {have}");
                 CliError::failed("too_few_shares", text)
                     .next(format_args!("bring {} more", need.saturating_sub(*have)))
             }
