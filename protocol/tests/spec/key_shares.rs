@@ -206,6 +206,9 @@ fn sets() -> Vec<Value> {
         .collect()
 }
 
+/// One of the ways of `forge` to change a document.
+type Forge = fn(&bytes::Bytes, &dyn Fn(&mut Object)) -> bytes::Bytes;
+
 /// Name, the texts, the DID that is asked for.
 fn lies() -> Vec<(&'static str, Vec<String>, Option<Did>)> {
     let words = |set: usize| -> Vec<String> {
@@ -218,8 +221,7 @@ fn lies() -> Vec<(&'static str, Vec<String>, Option<Did>)> {
         .iter()
         .map(|share| text(&SETS[0].document(share)))
         .collect();
-    let edit = |make: fn(&bytes::Bytes, &dyn Fn(&mut Object)) -> bytes::Bytes,
-                change: &dyn Fn(&mut Object)| {
+    let edit = |make: Forge, change: &dyn Fn(&mut Object)| {
         let own = bytes::Bytes::from(honest[0].clone());
         String::from_utf8(make(&own, change).to_vec()).unwrap()
     };

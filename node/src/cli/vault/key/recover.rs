@@ -263,3 +263,74 @@ fn ask(
     let text = format_args!("{MAX_GIVEN} shares were asked for, and too few are good");
     Err(CliError::failed("too_many_shares", text).next("bring those of one set, each once"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use hn_protocol::did::SecretSeed;
+    use hn_protocol::key_share::{Layout, Pad, Share, split};
+
+    fn words(pad: Option<&Pad>) -> Vec<String> {
+        let (seed, rng) = (SecretSeed::from_bytes([1; 32]), &mut rand::rng());
+        let layout = Layout::new(&seed.did(), 2, 3, pad.is_some(), rng).unwrap();
+        let shares: Vec<Share> = split(&seed, layout, 3, pad, rng).unwrap();
+        shares.iter().map(|s| s.to_words().to_string()).collect()
+    }
+
+    /// What was asked and answered on the terminal, and what came of it.
+    fn asked(typed: &str, has_passphrase: bool) -> (Result<Pile, CliError>, String) {
+        let mut terminal = Vec::new();
+        let pile = ask(&mut typed.as_bytes(), &mut terminal, None, has_passphrase);
+        (pile, String::from_utf8(terminal).unwrap())
+    }
+
+    #[test]
+    fn a_bad_share_is_named_at_once_and_asked_for_again() {
+        let (words, foreign) = (words(None), words(None));
+        let typed = [&words[0], "x", &words[0], &foreign[1], &words[2]].join("\n");
+        let (pile, terminal) = asked(&typed, false);
+        let pile = pile.unwrap();
+        assert_eq!(pile.texts.len(), 2);
+        assert!(pile.gathered(None).unwrap().recover(None).is_ok());
+        for said in [
+            "share 2 of 2, its words",
+            "share 2 is damaged",
+            "share 2 is the same share as share 1",
+            "share 2 is of another set",
+        ] {
+            assert!(terminal.contains(said), "{said}: {terminal}");
+        }
+        assert_eq!(terminal.matches("try it again").count(), 3);
+    }
+
+    #[test]
+    fn who_has_no_more_ends_it_and_nobody_asks_for_ever() {
+        let words = words(None);
+        for typed in [String::new(), words[0].clone(), format!("{}\n\n", words[0])] {
+            assert_eq!(
+                asked(&typed, false).0.err().unwrap().code(),
+                "too_few_shares"
+            );
+        }
+        let typed = "never\n".repeat(2 * MAX_GIVEN);
+        assert_eq!(
+            asked(&typed, false).0.err().unwrap().code(),
+            "too_many_shares"
+        );
+        let endless = "a".repeat(MAX_GIVEN * 2 * MAX_SHARE_TEXT);
+        assert_eq!(
+            asked(&endless, false).0.err().unwrap().code(),
+            "too_many_shares"
+        );
+    }
+
+    #[test]
+    fn a_missing_passphrase_is_said_before_more_is_typed() {
+        let words = words(Some(&Pad::from_bytes([7; 32])));
+        let (pile, terminal) = asked(&words[0], false);
+        assert_eq!(pile.err().unwrap().code(), "share_passphrase_needed");
+        assert_eq!(terminal.matches("share ").count(), 1);
+        assert!(asked(&words[..2].join("\n"), true).0.is_ok());
+    }
+}

@@ -171,8 +171,10 @@ fn write_all(folder: &Path, alias: &str, sheets: &mut [Sheet]) -> Result<(), Cli
             .next("name an empty folder, or one that can be made")
     };
     match DirBuilder::new().mode(DIR_MODE).create(folder) {
+        Ok(()) => sync_dir(folder.parent().unwrap_or(Path::new(".")))
+            .map_err(|error| failed(folder, &error))?,
         Err(error) if !folder.is_dir() => return Err(failed(folder, &error)),
-        _ => {}
+        Err(_) => {}
     }
     let mut made: Vec<PathBuf> = Vec::new();
     let mut make = |path: &Path, bytes: &[u8]| -> io::Result<()> {
