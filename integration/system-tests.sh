@@ -30,7 +30,7 @@ fi
 "$venv/bin/python" -c "$imports"
 
 echo "== documents verify with independent tools; a publisher and a caller that share no code with ours; a fuzzer of the API"
-HN_PYTHON="$PWD/$venv/bin/python" cargo test --quiet --workspace --test main -- independent:: stranger:: callers::
+HN_PYTHON="$PWD/$venv/bin/python" cargo test --quiet --workspace --test main -- independent:: stranger:: callers:: key_shares::
 
 if [ "$(id -u)" = 0 ]; then
   echo "== full disks (tmpfs)"

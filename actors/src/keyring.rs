@@ -370,6 +370,26 @@ impl Keyring {
         self.put(alias, &identity, &secret, &revocation, Origin::Recovered)
     }
 
+    /// Takes in a key that was brought back from its shares. Of the first time only the key is left: `created_at` is
+    /// `now`, and the revocation is a new one, which ends the DID as well as the old one does. Sealed when a passphrase is
+    /// given.
+    pub fn restore(
+        &self,
+        alias: &str,
+        seed: &SecretSeed,
+        passphrase: Option<&Passphrase>,
+        now: Timestamp,
+        rng: &mut impl CryptoRng,
+    ) -> Result<IdentityInfo, KeyringError> {
+        let secret = seal(alias, seed, passphrase, rng)?;
+        let identity = IdentityFile {
+            did: seed.did(),
+            created_at: now,
+        };
+        let revocation = revocation(seed, now)?;
+        self.put(alias, &identity, &secret, &revocation, Origin::Recovered)
+    }
+
     /// Makes the identity's folder aside, fsyncs all of it and renames it into place.
     fn put(
         &self,

@@ -268,3 +268,65 @@ fn an_identity_that_was_made_here_has_its_place_and_one_that_was_recovered_has_n
             .restored
     );
 }
+
+#[test]
+fn a_key_that_was_brought_back_is_the_same_and_comes_without_a_place() {
+    let (_home, keyring) = keyring();
+    let alice = keyring
+        .create("alice", None, NOW, &mut rand::rng())
+        .unwrap();
+    assert!(keyring.folder.join("alice/place.json").exists());
+    let seed = keyring.unlock("alice", None).unwrap();
+    let twice = keyring.restore("again", &seed, None, NOW, &mut rand::rng());
+    assert!(matches!(twice, Err(KeyringError::DidExists { .. })));
+
+    let folder = tempfile::tempdir().unwrap();
+    let other = Keyring::open(&Home::open(folder.path()).unwrap()).unwrap();
+    let secret = passphrase("correct horse");
+    let later = Timestamp(NOW.0 + 1);
+    let back = other
+        .restore("back", &seed, Some(&secret), later, &mut rand::rng())
+        .unwrap();
+    assert_eq!((back.did, back.created_at), (alice.did, later));
+    assert!(back.sealed);
+    assert_eq!(other.active().unwrap().as_deref(), Some("back"));
+    let opened = other.unlock("back", Some(&secret)).unwrap();
+    assert_eq!(opened.expose(), seed.expose());
+    assert_eq!(other.revocation("back").unwrap().did, alice.did);
+    // It may have signed elsewhere, so it signs nothing here before its followers were asked.
+    assert!(!other.folder.join("back/place.json").exists());
+    let taken = other.restore("back", &seed, None, NOW, &mut rand::rng());
+    assert!(matches!(taken, Err(KeyringError::Exists(_))));
+}
+
+/// Y6: the pad of the vectors was made by another Argon2.
+#[test]
+fn the_pad_of_a_passphrase_is_that_of_the_vectors() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../spec/vectors/key_share.json"
+    );
+    let vectors: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let mut tried = 0;
+    for set in vectors["sets"].as_array().unwrap() {
+        let Some(text) = set["passphrase"].as_str() else {
+            continue;
+        };
+        let words: Vec<&str> = set["shares"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|share| share["words"].as_str().unwrap())
+            .collect();
+        let gathered = hn_protocol::key_share::Gathered::of(&words, None).unwrap();
+        let right = passphrase(text).pad(&gathered.layout().salt()).unwrap();
+        let key = gathered.recover(Some(&right)).unwrap();
+        assert_eq!(key.seed.did().to_string(), set["did"]);
+        let wrong = passphrase("another")
+            .pad(&gathered.layout().salt())
+            .unwrap();
+        assert!(gathered.recover(Some(&wrong)).is_err());
+        tried += 1;
+    }
+    assert_eq!(tried, 1);
+}

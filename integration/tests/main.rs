@@ -19,6 +19,7 @@
 //! | `slow` | slow and quiet clients: what they take is bounded, and others are answered |
 //! | `callers` | a client in another language is taken, and a fuzzer finds nothing that `/openapi.json` does not say |
 //! | `cli_contract` | the commands, their JSON and their exit codes |
+//! | `key_shares` | any few shares bring a key back, each bad one is named, and no wrong key comes out |
 //! | `prune` | a holder forgets a log's beginning, and what it keeps is whole and proves |
 //! | `policy` | gates decide, say why, and close when their policy is not to be trusted |
 //! | `proof` | any holder proves any entry, and a wrong node never makes a wrong proof |
@@ -43,6 +44,7 @@ mod holders;
 mod home;
 mod hosted;
 mod independent;
+mod key_shares;
 mod mirror;
 mod own_log;
 mod policy;

@@ -288,6 +288,33 @@ async fn a_recovered_key_in_an_empty_home_waits_for_its_log_and_goes_on_after_it
     all_agree(&bob, &[&alice]).await;
 }
 
+#[tokio::test]
+async fn a_key_from_three_of_its_five_shares_waits_for_its_log_and_goes_on_after_it() {
+    let (mut bob, alice) = bob_and_alice().await;
+    let did = bob.did();
+    let split = bob.ok(&["vault", "key", "split"]).await;
+    let words = |n: usize| split["shares"][n]["words"].as_str().unwrap();
+    bob.publish(&[("two.txt", b"2")]).await;
+    alice.refresh().await;
+    let lost = bob.log(did).await;
+    bob.kill();
+    wipe(&bob);
+    let mut recover = vec!["vault", "key", "recover", "--alias", "node"];
+    for n in [4, 0, 2] {
+        recover.extend(["--share", words(n)]);
+    }
+    bob.ok(&recover).await;
+    bob.start().await;
+    assert_eq!(bob.did(), did);
+    let refused = bob.try_publish(&[("refused.txt", b"?")]).await;
+    assert_eq!(refused.problem()["code"], "log_recovering");
+    bob.follow(&alice).await;
+    log_becomes(&bob, "ok", ASKED_AGAIN).await;
+    assert_eq!(bob.log(did).await.slices, lost.slices);
+    bob.publish(&[("three.txt", b"3")]).await;
+    all_agree(&bob, &[&alice]).await;
+}
+
 /// The log of one epoch as a node serves it.
 async fn epoch(node: &Node, of: Did, epoch: u64) -> (u16, Vec<u8>) {
     let path = format!("/federate/index?publisher={of}&epoch={epoch}&limit=64");

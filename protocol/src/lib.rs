@@ -13,6 +13,7 @@
 //! | [`request`] | who signed an HTTP request (RFC 9421) |
 //! | [`recovery`] | whether our own log may be signed upon |
 //! | [`federation`] | which peer is asked when, and what its state is |
+//! | [`key_share`] | a key as shares for other people: splitting it, and bringing it back |
 //! | [`invite`] | invitations: the line that people send, and both sides of an introduction |
 //! | [`invariants`] | the numbered laws of `spec/`, used by every level of test |
 //! | [`time`], [`digest`] | values |
@@ -26,6 +27,7 @@ pub mod document;
 pub mod federation;
 pub mod invariants;
 pub mod invite;
+pub mod key_share;
 pub mod log;
 pub mod merkle;
 pub mod policy;

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use hn_protocol::did::{Did, SecretSeed};
+use hn_protocol::key_share::{Pad, SALT_BYTES as SALT_BYTES_OF_SHARES};
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -81,6 +82,17 @@ impl Passphrase {
 impl fmt::Debug for Passphrase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Passphrase(…)")
+    }
+}
+
+impl Passphrase {
+    /// What the passphrase becomes for one set of key shares (Y6 of `spec/key_share@1.md`): Argon2id, version 0x13, over its
+    /// UTF-8 bytes, 64 MiB, three passes, one lane. Nothing where that memory cannot be had.
+    #[must_use]
+    pub fn pad(&self, salt: &[u8; SALT_BYTES_OF_SHARES]) -> Option<Pad> {
+        derive(self, salt, COSTS)
+            .ok()
+            .map(|bytes| Pad::from_bytes(*bytes))
     }
 }
 

@@ -6,13 +6,11 @@ use std::io::{self, IsTerminal};
 use clap::Args;
 use hn_actors::roster::Right;
 use hn_protocol::invite::Invite;
-use qrcode::render::unicode::Dense1x2;
-use qrcode::{EcLevel, QrCode};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-use super::Context;
 use super::output::{self, CliError, Format, Outcome};
+use super::{Context, qr};
 use crate::client;
 use crate::names::Names;
 
@@ -124,7 +122,7 @@ pub async fn invite(ctx: &Context, arguments: InviteArguments) -> Result<Outcome
     } else {
         None
     };
-    let code = code.filter(|code| arguments.qr || fits(code));
+    let code = code.filter(|code| arguments.qr || qr::fits(code));
     match (ctx.format, code) {
         (Format::Json, code) => {
             if let Some(code) = code {
@@ -171,28 +169,10 @@ async fn withdraw(ctx: &Context) -> Result<Outcome, CliError> {
 
 /// The line as a QR code of half blocks: two modules a character, light ones drawn, as terminals are dark.
 fn drawn(line: &str) -> Result<String, CliError> {
-    let code = QrCode::with_error_correction_level(line, EcLevel::L).map_err(|error| {
+    qr::drawn(line).map_err(|error| {
         CliError::failed("qr", format_args!("no QR code of the invite: {error}"))
             .next("send the line by chat; it prints without --qr into a file")
-    })?;
-    let drawn = code
-        .render::<Dense1x2>()
-        .dark_color(Dense1x2::Light)
-        .light_color(Dense1x2::Dark)
-        .build();
-    Ok(drawn)
-}
-
-/// Whether the terminal is wide enough; broken lines are no QR code.
-fn fits(code: &str) -> bool {
-    let needed = code.lines().next().map_or(0, |line| line.chars().count());
-    match comfy_table::Table::new().width() {
-        Some(columns) if usize::from(columns) < needed => {
-            eprintln!("the QR code needs {needed} columns, and the terminal has {columns}");
-            false
-        }
-        _ => true,
-    }
+    })
 }
 
 /// Why others cannot reach a URL, where that can be seen from it.
@@ -211,6 +191,7 @@ fn unreachable(url: &str) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use qrcode::{EcLevel, QrCode};
 
     #[test]
     fn rights_are_a_list_or_none() {

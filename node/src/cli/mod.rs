@@ -14,11 +14,13 @@ mod mcp;
 pub mod output;
 mod policy;
 mod proof;
+mod qr;
 mod revoke;
 mod shard;
 mod smoke;
 mod status;
 mod storage;
+mod vault;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -98,6 +100,9 @@ enum Command {
     /// What is published: put into the log, fetch, list
     #[command(subcommand)]
     Shard(shard::Command),
+    /// What outlives this machine: the key as shares
+    #[command(subcommand)]
+    Vault(vault::Command),
     /// Who may do what here: gates, and why they decide as they do
     #[command(subcommand)]
     Policy(policy::Command),
@@ -263,6 +268,7 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
         Command::Id(command) => id::run(&ctx, command).await,
         Command::Mcp(command) => mcp::run(&ctx, command).await,
         Command::Shard(command) => shard::run(&ctx, command).await,
+        Command::Vault(command) => vault::run(&ctx, command).await,
         Command::Policy(command) => policy::run(&ctx, command).await,
         Command::Status(arguments) => status::run(&ctx, arguments).await,
         Command::Http(arguments) => http::run(&ctx, arguments).await,

@@ -21,7 +21,8 @@ use crate::forge::object;
 use crate::{page, promised, spec};
 
 /// Every page that may show an example.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
+    "key_share@1.md",
     "fork_evidence@1.md",
     "README.md",
     "did-hn.md",
@@ -132,6 +133,10 @@ fn examples() -> BTreeMap<&'static str, Value> {
                 "did_document": did.document(Some("https://alice.example.net")),
             }),
         ),
+        (
+            "key_share@1.json",
+            json!(object(crate::key_shares::example().bytes())),
+        ),
         ("policy@1.json", json!(object(policy().bytes()))),
         ("revocation@1.json", json!(object(revocation.bytes()))),
         ("fork_evidence@1.json", json!(object(evidence().bytes()))),
@@ -236,6 +241,7 @@ fn block(line: &str, examples: &BTreeMap<&'static str, Value>) -> Option<String>
             value.as_object_mut().unwrap().remove("signature");
             Some(String::from_utf8(canonical::to_vec(&value).unwrap()).unwrap())
         }
+        "words" => crate::key_shares::block(name),
         "request" => crate::requests::block(name),
         _ => None,
     }

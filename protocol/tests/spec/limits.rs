@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hn_protocol::canonical::MAX_INTEGER;
-use hn_protocol::document::{ForkEvidence, PolicyDocument, Revocation};
+use hn_protocol::document::{ForkEvidence, KeyShare, PolicyDocument, Revocation};
 use hn_protocol::log::{EntryDraft, Line};
 use hn_protocol::sign::{DocumentError, Signed, Unverified};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::common::{START, file, identity};
 use crate::examples::{alice, evidence, policy};
 use crate::forge::{Object, reroot, signed};
-use crate::page;
+use crate::{key_shares, page};
 
 /// Makes a document that uses a limit to `n`, and is sound otherwise.
 type Probe = fn(usize) -> Bytes;
@@ -240,6 +240,37 @@ fn limits_of_a_revocation() {
     })];
     let verify = |bytes| Unverified::parse(bytes)?.verify::<Revocation>().map(drop);
     probe("revocation@1.md", "revocation@1", &probes, verify);
+}
+
+#[test]
+fn limits_of_a_key_share() {
+    fn share(edit: impl FnOnce(&mut Object)) -> Bytes {
+        signed(key_shares::example().bytes(), &identity(1), edit)
+    }
+    fn keeper(url: String) -> Value {
+        json!({"did": identity(4).did(), "url": url})
+    }
+    let probes: [(&str, Probe); 5] = [
+        ("bytes", |n| {
+            padded(
+                |text| share(|o| drop(o.insert("pad".into(), text.into()))),
+                n,
+            )
+        }),
+        ("threshold", |n| share(|o| o["threshold"] = n.into())),
+        ("index", |n| share(|o| o["index"] = n.into())),
+        ("keepers", |n| {
+            let one = keeper("https://k.example".into());
+            share(|o| o["keepers"] = vec![one; n].into())
+        }),
+        ("url", |n| {
+            let host = "https://k.example/";
+            let url = format!("{host}{}", "p".repeat(n - host.len()));
+            share(|o| o["keepers"] = json!([keeper(url)]))
+        }),
+    ];
+    let verify = |bytes| Signed::<KeyShare>::verify(bytes).map(drop);
+    probe("key_share@1.md", "key_share@1", &probes, verify);
 }
 
 #[test]

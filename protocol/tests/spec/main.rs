@@ -7,6 +7,7 @@ mod common;
 mod examples;
 #[path = "../common/forge.rs"]
 mod forge;
+mod key_shares;
 mod limits;
 mod refuse;
 mod requests;

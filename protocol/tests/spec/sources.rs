@@ -113,6 +113,8 @@ fn every_flag_stands_in_cli_md() {
         "proof.rs",
         "shard.rs",
         "status.rs",
+        "vault/key/split.rs",
+        "vault/key/recover.rs",
     ] {
         let source = source(&format!("node/src/cli/{file}"));
         for declared in source.split("#[arg(").skip(1) {
