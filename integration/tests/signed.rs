@@ -305,6 +305,50 @@ async fn raw(node: &Node, request: &[u8]) -> String {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for_whoever_sends_it() {
+    let alice = awake("alice").await;
+    let begun = std::time::Instant::now();
+    let mut stream = tokio::net::TcpStream::connect(alice.address())
+        .await
+        .unwrap();
+    let head = format!(
+        "POST /revocation HTTP/1.1\r\nHost: {}\r\nContent-Length: 4000\r\n\r\n",
+        alice.address()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let reading = stream.read(&mut answer);
+    let length = tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .expect("an answer")
+        .unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("body_too_slow"),
+        "{answer}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn hn_http_signs_nothing_for_an_identity_that_has_ended() {
+    let alice = awake("alice").await;
+    let bob = Node::new("bob");
+    bob.ok(&["id", "create", "bob", "--yes"]).await;
+    bob.ok(&["id", "revoke", "bob", "--yes"]).await;
+    let url = format!("{}/federate/peers", alice.base_url());
+    let refused = bob.cli(&["http", "GET", &url]).await;
+    assert_eq!(refused.status, Some(1), "{}", refused.stdout);
+    assert_eq!(refused.problem()["code"], "revoked");
+    let unsigned = bob.ok(&["http", "GET", &url, "--anonymous"]).await;
+    assert_eq!(unsigned["status"], 200);
+}
+
+#[tokio::test]
 async fn a_page_of_another_origin_changes_nothing() {
     let alice = awake("alice").await;
     let eve = Caller::stranger(&alice);

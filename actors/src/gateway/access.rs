@@ -42,6 +42,11 @@ const BODY_GRACE: Duration = Duration::from_secs(10);
 /// ...and for how many bytes of it a second more (F4 asks the same of answers).
 pub const SLOWEST: u64 = 16 << 10;
 
+/// How long a body of at most `most` bytes may take.
+pub fn body_time(most: usize) -> Duration {
+    BODY_GRACE + Duration::from_secs(most as u64 / SLOWEST)
+}
+
 /// Who may ask for a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -384,7 +389,7 @@ async fn read_body(
         .and_then(|most| bodies.try_acquire_many_owned(most).ok());
     let permit = permit.ok_or_else(|| Problem::new("busy", "other bodies are being read"))?;
     let payload = std::mem::replace(request.parts_mut().1, Payload::None);
-    let allowed = BODY_GRACE + Duration::from_secs(most as u64 / SLOWEST);
+    let allowed = body_time(most);
     let reading = whole(payload, most);
     let body = tokio::time::timeout(allowed, reading).await;
     let body =

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::Url;
 
+use super::access::body_time;
 use super::problem::Problem;
 use super::{
     GatewayState, artifact, forks, friends, other_methods, parse_did, publish, read, status,
@@ -103,18 +104,24 @@ pub(super) async fn whole(
             "send the body as it is",
         ));
     }
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| Problem::new("bad_body", error.to_string()))?;
-        if bytes.len() + chunk.len() > most {
-            return Err(Problem::new(
-                "body_too_large",
-                format!("at most {most} bytes"),
-            ));
+    let reading = async {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| Problem::new("bad_body", error.to_string()))?;
+            if bytes.len() + chunk.len() > most {
+                return Err(Problem::new(
+                    "body_too_large",
+                    format!("at most {most} bytes"),
+                ));
+            }
+            bytes.extend_from_slice(&chunk);
         }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
+        Ok(bytes.freeze())
+    };
+    // While it is read its connection counts as busy: nothing else ends one that brings no more.
+    tokio::time::timeout(body_time(most), reading)
+        .await
+        .map_err(|_| Problem::new("body_too_slow", "the body did not come in time"))?
 }
 
 async fn list_peers(

@@ -375,7 +375,7 @@ pub fn next_steps(state: &GatewayState) -> Vec<Value> {
     for request in requests.iter().take(SHOWN) {
         let did = request.did;
         let text = format!(
-            "{} came with an invite and waits; `none` for RIGHTS dismisses them",
+            "{} came with an invite and waits; say what they may do, or dismiss them by the right `none` without --friend",
             did.short()
         );
         let command = format!("hn mcp allow {did} RIGHTS --friend");

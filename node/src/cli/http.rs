@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::Args;
 use hn_actors::keyring::Keyring;
+use hn_actors::revocations;
 use hn_protocol::did::Did;
 use hn_protocol::digest::Digest;
 use hn_protocol::document::Presence;
@@ -146,6 +147,17 @@ fn identity(ctx: &Context) -> Result<hn_protocol::did::Identity, CliError> {
         CliError::failed("no_identity", "no identity is in use here to sign with")
             .next("hn id create ALIAS, hn id use ALIAS, or add --anonymous")
     })?;
+    let did = keyring
+        .get(&alias)
+        .map_err(|error| keyring_error(&error))?
+        .did;
+    if revocations::is_kept(&ctx.existing_home()?, &did) {
+        return Err(CliError::failed(
+            "revoked",
+            format_args!("{alias} is revoked: nothing is signed for it any more"),
+        )
+        .next("hn id use ALIAS of another identity, or add --anonymous"));
+    }
     let seed = keyring.unlock(&alias, ctx.passphrase()?.as_ref());
     Ok(seed.map_err(|error| keyring_error(&error))?.identity())
 }
